@@ -1,0 +1,175 @@
+"""The one file that touches JAX's jaxpr API: a traced function as a flat list of operations.
+
+Nested `jit`s are inlined, except those whose name a rule is registered for; variables become
+integers, so that the same inner jaxpr may be inlined twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.extend as jex
+import jax.numpy as jnp
+from jax.extend import source_info_util
+
+_INLINED = frozenset({"jit", "pjit", "closed_call", "core_call", "custom_lin"})
+
+Variable = int
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """An operand whose value is part of the program."""
+
+    value: Any
+
+
+Operand = Variable | Constant
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Operation:
+    """One equation of a jaxpr.
+
+    Attributes:
+      name: the primitive's name, or the name of a kept `jit`.
+      where: "file:line (function)" of the user's code.
+      scope: the `jax.named_scope` stack, "" where there is none.
+    """
+
+    name: str
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Variable, ...]
+    params: Mapping[str, Any]
+    where: str
+    scope: str
+    _equation: Any
+
+    def bind(self, *values: Any) -> tuple[Any, ...]:
+        """The operation itself, exactly as the user's program runs it."""
+        equation = self._equation
+        parameters = equation.primitive.get_bind_params(equation.params)
+        with equation.ctx.manager:
+            result = equation.primitive.bind(*values, **parameters)
+        return tuple(result) if equation.primitive.multiple_results else (result,)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graph:
+    """A flat program: `constants` are known values, `inputs` come from the caller."""
+
+    inputs: tuple[Variable, ...]
+    outputs: tuple[Operand, ...]
+    operations: tuple[Operation, ...]
+    types: Mapping[Variable, Any]
+    constants: Mapping[Variable, Any]
+
+    def shape(self, operand: Operand) -> tuple[int, ...]:
+        if isinstance(operand, Constant):
+            return jnp.shape(operand.value)
+        return tuple(self.types[operand].shape)
+
+    def inexact(self, operand: Operand) -> bool:
+        """Whether the operand can carry a cotangent (floating point or complex)."""
+        if isinstance(operand, Constant):
+            return False
+        return jnp.issubdtype(self.types[operand].dtype, jnp.inexact)
+
+
+class _Builder:
+    def __init__(self, kept: Callable[[str], bool]):
+        self.kept = kept
+        self.types: dict[Variable, Any] = {}
+        self.constants: dict[Variable, Any] = {}
+        self.operations: list[Operation] = []
+
+    def fresh(self, type_: Any) -> Variable:
+        variable = len(self.types)
+        self.types[variable] = type_
+        return variable
+
+    def inline(self, jaxpr: Any, operands: Sequence[Operand]) -> tuple[Operand, ...]:
+        variables = [*jaxpr.constvars, *jaxpr.invars]
+        known: dict[Any, Operand] = dict(zip(variables, operands, strict=True))
+
+        def read(atom: Any) -> Operand:
+            if isinstance(atom, jex.core.Literal):
+                return Constant(atom.val)
+            return known[atom]
+
+        for equation in jaxpr.eqns:
+            inputs = tuple(read(atom) for atom in equation.invars)
+            name = equation.primitive.name
+            if name in _INLINED and not self.kept(str(equation.params.get("name", ""))):
+                parameters = equation.params
+                body = parameters["jaxpr" if "jaxpr" in parameters else "call_jaxpr"]
+                outputs = self.inline_body(body, inputs)
+            else:
+                outputs = self._append(equation, inputs)
+            known.update(zip(equation.outvars, outputs, strict=True))
+        return tuple(read(atom) for atom in jaxpr.outvars)
+
+    def inline_body(self, body: Any, operands: Sequence[Operand]) -> tuple[Operand, ...]:
+        """`inline` for a jaxpr that may be closed over constants."""
+        if isinstance(body, jex.core.ClosedJaxpr):
+            captured = [Constant(value) for value in body.consts]
+            return self.inline(body.jaxpr, [*captured, *operands])
+        return self.inline(body, operands)
+
+    def _append(self, equation: Any, inputs: tuple[Operand, ...]) -> tuple[Variable, ...]:
+        outputs = tuple(self.fresh(variable.aval) for variable in equation.outvars)
+        name = equation.primitive.name
+        if name in _INLINED:
+            name = str(equation.params["name"])
+        self.operations.append(
+            Operation(
+                name=name,
+                inputs=inputs,
+                outputs=outputs,
+                params=equation.params,
+                where=source_info_util.summarize(equation.source_info),
+                scope=str(equation.source_info.name_stack),
+                _equation=equation,
+            )
+        )
+        return outputs
+
+
+def _build(jaxpr: Any, constants: Sequence[Any], kept: Callable[[str], bool]) -> Graph:
+    builder = _Builder(kept)
+    captured = []
+    for variable, value in zip(jaxpr.constvars, constants, strict=True):
+        captured.append(builder.fresh(variable.aval))
+        builder.constants[captured[-1]] = value
+    inputs = tuple(builder.fresh(variable.aval) for variable in jaxpr.invars)
+    outputs = builder.inline(jaxpr, [*captured, *inputs])
+    return Graph(inputs, outputs, tuple(builder.operations), builder.types, builder.constants)
+
+
+def trace(function: Callable[..., Any], arguments: tuple, kept: Callable[[str], bool]):
+    """Trace `function(*arguments)`.
+
+    Returns:
+      The graph, whose inputs are the leaves of `arguments`, and the output's tree of
+      `jax.ShapeDtypeStruct`s.
+    """
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    return _build(closed.jaxpr, closed.consts, kept), shapes
+
+
+def subgraphs(operation: Operation, kept: Callable[[str], bool]) -> tuple[Graph, ...]:
+    """The bodies of an operation: one for remat, scan and custom_jvp, one a branch for cond."""
+    parameters = operation.params
+    if "branches" in parameters:
+        bodies = parameters["branches"]
+    else:
+        bodies = (parameters["jaxpr" if "jaxpr" in parameters else "call_jaxpr"],)
+    return tuple(
+        _build(body.jaxpr, body.consts, kept)
+        if isinstance(body, jex.core.ClosedJaxpr)
+        else _build(body, (), kept)
+        for body in bodies
+    )

@@ -1,0 +1,109 @@
+"""The layers all networks are built from."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+from isnet_jax.models.convolution import convolve
+
+_KERNEL_INIT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+Images = Float[Array, "batch height width channels"]
+
+
+
+class Conv(nnx.Module):
+    """A square convolution with zero padding; kernel (k, k, in, out)."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        size: int,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        use_bias: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.stride = stride
+        self.padding = size // 2 if padding is None else padding
+        shape = (size, size, in_features, out_features)
+        self.kernel = nnx.Param(_KERNEL_INIT(rngs.params(), shape))
+        self.bias = nnx.Param(jnp.zeros(out_features)) if use_bias else None
+
+    def __call__(self, x: Images) -> Images:
+        x = convolve(x, self.kernel[...], stride=self.stride, padding=self.padding)
+        return x if self.bias is None else x + self.bias[...]
+
+
+class BatchNorm(nnx.Module):
+    """Batch norm over all axes but the last, with PyTorch's conventions.
+
+    Normalises with the biased variance of the batch, or with running statistics in eval mode;
+    the running variance is the unbiased one: `running = 0.9 * running + 0.1 * batch`.
+
+    Args:
+      axis_name: also average the statistics over this mapped axis.
+    """
+
+    def __init__(self, features: int, *, axis_name: str | None = None, rngs: nnx.Rngs):
+        del rngs
+        self.scale = nnx.Param(jnp.ones(features))
+        self.bias = nnx.Param(jnp.zeros(features))
+        self.mean = nnx.BatchStat(jnp.zeros(features))
+        self.var = nnx.BatchStat(jnp.ones(features))
+        self.epsilon = 1e-5
+        self.momentum = 0.9
+        self.axis_name = axis_name
+        self.use_running_average = False
+
+    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
+        if self.use_running_average:
+            mean, variance = self.mean[...], self.var[...]
+        else:
+            mean, variance = self._batch_statistics(x)
+        factor = self.scale[...] * lax.rsqrt(variance + self.epsilon)
+        return (x - mean) * factor + self.bias[...]
+
+    def _batch_statistics(self, x: Array) -> tuple[Array, Array]:
+        # The shift keeps the one-pass variance from cancelling; its value is free to choose.
+        shift = lax.stop_gradient(self.mean[...])
+        axes = tuple(range(x.ndim - 1))
+        shifted = x - shift
+        first, second = shifted.mean(axes), (shifted * shifted).mean(axes)
+        count = x.size // x.shape[-1]
+        if self.axis_name is not None:
+            first, second = lax.pmean((first, second), self.axis_name)
+            count = count * lax.axis_size(self.axis_name)
+        mean, variance = shift + first, jnp.maximum(second - first * first, 0)
+        unbiased = variance * (count / max(count - 1, 1))
+        self._track(self.mean, mean)
+        self._track(self.var, unbiased)
+        return mean, variance
+
+    def _track(self, running: nnx.Variable, value: Array) -> None:
+        old = running[...]
+        new = self.momentum * old + (1 - self.momentum) * lax.stop_gradient(value)
+        running[...] = new.astype(old.dtype)
+
+
+class Linear(nnx.Linear):
+    """A dense layer; kernel (in, out)."""
+
+
+def max_pool(x: Images, size: int, *, stride: int | None = None, padding: int = 0) -> Images:
+    """Maximum over windows; by a reshape where the windows tile the image."""
+    stride = size if stride is None else stride
+    batch, height, width, channels = x.shape
+    if stride == size and padding == 0 and height % size == width % size == 0:
+        tiles = x.reshape(batch, height // size, size, width // size, size, channels)
+        return tiles.max((2, 4))
+    return nnx.max_pool(x, (size, size), (stride, stride), [(padding, padding)] * 2)
+
+
+def global_average(x: Images) -> Float[Array, "batch channels"]:
+    return x.mean((1, 2))

@@ -1,0 +1,186 @@
+"""The report of a run: one HTML file that explains, shows and compares a plain network and ISNet.
+
+The file needs nothing beside itself: styles are inline, pictures are data URLs, curves are SVG.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+from string import Template
+from typing import Any
+
+import numpy as np
+from matplotlib.ticker import LogLocator, MaxNLocator
+from PIL import Image
+
+from isnet_jax import visualize
+
+NETWORKS = {"plain": "Plain classifier", "isnet": "ISNet"}
+TEST_SETS = {
+    "biased": "the mark of its own class, as in training",
+    "unbiased": "no mark",
+    "confounding": "the mark of another class",
+}
+EXAMPLES = 8
+HEATMAP_SAMPLES = 6
+_LARGEST_SIDE = 128
+_MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A few test samples, each as it appears in every test set, and what the networks make of it.
+
+    Arrays may be NumPy's or JAX's. Sample n is the same object in every test set. The report shows
+    samples in turn from every class, in the order given: choose them without regard to the result.
+
+    Attributes:
+        images: test set -> (N, H, W, 3) or (N, H, W, 1) in [0, 1].
+        masks: (N, H, W, 1), 1 on the foreground.
+        labels: (N,) ints, the true classes.
+        class_names: the name of every class.
+        heatmaps: network -> test set -> (N, H, W, C), relevance for the highest logit.
+        predictions: network -> test set -> (N,) ints.
+        confidences: network -> test set -> (N,) in [0, 1], probability of the prediction.
+
+    Raises:
+        ValueError: when a shape does not fit the labels and masks, naming the array.
+    """
+
+    images: Mapping[str, Any]
+    masks: Any
+    labels: Any
+    class_names: Sequence[str]
+    heatmaps: Mapping[str, Mapping[str, Any]]
+    predictions: Mapping[str, Mapping[str, Any]]
+    confidences: Mapping[str, Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        count = len(np.asarray(self.labels))
+        size = np.asarray(self.masks).shape[1:3]
+        _expect("labels", self.labels, (count,))
+        _expect("masks", self.masks, (count, *size, 1))
+        for name, images in self.images.items():
+            _expect(f"images[{name!r}]", images, (count, *size, None))
+        for network, by_set in self.heatmaps.items():
+            for name in by_set:
+                where = f"[{network!r}][{name!r}]"
+                _expect(f"heatmaps{where}", by_set[name], (count, *size, None))
+                _expect(f"predictions{where}", self.predictions[network][name], (count,))
+                _expect(f"confidences{where}", self.confidences[network][name], (count,))
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    metrics: Mapping[str, Any],
+    history: Mapping[str, Sequence[Mapping[str, Any]]],
+    samples: Samples,
+    settings: Mapping[str, Any],
+    *,
+    title: str = "Does the network look at the object, or at the background?",
+) -> None:
+    """Writes the report as one self-contained HTML file, all of it or nothing.
+
+    Args:
+        path: the file to write; missing directories are made.
+        metrics: as in metrics.json. "plain" and "isnet" map to "biased", "unbiased", "confounding"
+            (accuracies in [0, 1]) and "background_relevance" (a fraction in [0, 1]); "command",
+            "seconds", "machine", "date", "version" and any other entry are listed as facts of the
+            run. What is missing is shown as a dash.
+        history: network -> one mapping per epoch, with "epoch" and any of "train_loss",
+            "classification", "heatmap", "validation_accuracy" and "validation_loss". Missing and
+            NaN values leave a gap in the curves.
+        samples: what the pictures show.
+        settings: nested mapping of plain values.
+        title: the heading.
+
+    Raises:
+        ValueError: when `metrics` has neither network, or a heatmap has NaN or infinite values.
+    """
+    networks = [name for name in NETWORKS if isinstance(metrics.get(name), Mapping)]
+    if not networks:
+        raise ValueError(f"metrics must hold {' or '.join(NETWORKS)}, found {sorted(metrics)}")
+    facts = {k: v for k, v in metrics.items() if k not in NETWORKS and k != "command"}
+    version = metrics.get("version")
+    template = resources.files("isnet_jax").joinpath("report_template.html")
+    page = Template(template.read_text(encoding="utf-8")).substitute(
+        title=escape(title),
+        gradient=_css_gradient(),
+        verdict=_verdict(metrics, networks),
+        headline=_headline(metrics, networks),
+        examples=_examples(samples),
+        heatmaps=_heatmaps(samples),
+        curves=_curves(history),
+        facts=_facts(facts),
+        command=_command(metrics.get("command")),
+        settings=_details("Settings", _facts(settings)) if settings else "",
+        footer=f"Written by isnet_jax{f' {escape(str(version))}' if version else ''}.",
+    )
+    visualize.write_atomically(path, page.encode("utf-8"))
+
+
+def _verdict(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
+    """One sentence of numbers; it claims nothing that a bad run would make untrue."""
+    parts = []
+    for name in networks:
+        biased, confounding = (_number(metrics[name].get(k)) for k in ("biased", "confounding"))
+        if not math.isnan(biased + confounding):
+            parts.append(
+                f"the {NETWORKS[name]} is right on <b>{_percent(biased)}</b> of the biased and on "
+                f"<b>{_percent(confounding)}</b> of the confounding test images"
+            )
+    text = "; ".join(parts).replace("Plain", "plain")
+    return f"With the familiar marks, and with misleading ones: {text}." if parts else ""
+
+
+def _headline(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
+    head = "".join(f'<th scope="col" class="series {n}">{NETWORKS[n]}</th>' for n in networks)
+    rows = [
+        _headline_row(metrics, networks, key, f"{key.capitalize()} test set", text, "")
+        for key, text in TEST_SETS.items()
+    ]
+    rows.append(
+        _headline_row(
+            metrics, networks, "background_relevance", "Background relevance",
+            "lower is better", "relevance",
+        )
+    )  # fmt: skip
+    caption = "Accuracy on the three test sets, and relevance on the background, per network"
+    return (
+        f'<table class="headline"><caption class="hidden">{caption}</caption><thead><tr>'
+        f'<th scope="col">Accuracy on the …</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _headline_row(
+    metrics: Mapping[str, Any], networks: Sequence[str], key: str, name: str, text: str, style: str
+) -> str:
+    values = {network: _number(metrics[network].get(key)) for network in networks}
+    shown = [_percent(v) for v in values.values() if not math.isnan(v)]
+    known = [v for v in values.values() if not math.isnan(v)]
+    best = (min if style else max)(known) if len(set(shown)) > 1 else math.nan
+    cells = []
+    for network, value in values.items():
+        is_best = value == best
+        tag = '<span class="tag">BEST</span>' if is_best else ""
+        bar = "" if math.isnan(value) else f'<i style="width:{100 * min(max(value, 0), 1):.1f}%"></i>'
+        change = value - _number(metrics[network].get("biased"))
+        delta = ""
+        if not style and key != "biased" and not math.isnan(change):
+            delta = f'<div class="delta">{_signed(100 * change)} pp against biased</div>'
+        cells.append(
+            f'<td class="{network}{" best" if is_best else ""}">'
+            f'<span class="value">{_percent(value)}</span>{tag}'
+            f'<div class="bar" aria-hidden="true">{bar}</div>{delta}</td>'
+        )
+    head = f'<th scope="row">{name}<small>{text}</small></th>'
+    return f'<tr class="{style}">{head}{"".join(cells)}</tr>'
+
