@@ -191,9 +191,9 @@ def split_members(digits: Digits, config: BiasedDigitsConfig) -> dict[str, Int64
     for code in range(len(digits.class_names)):
         of_class = rng.permutation(np.flatnonzero(digits.labels == code))
         count = len(of_class)
-        tests = round(config.test_fraction * count)
-        validations = round(config.validation_fraction * count)
-        if min(tests, validations, count - tests - validations) < 1:
+        tests = max(1, round(config.test_fraction * count))
+        validations = max(1, round(config.validation_fraction * count))
+        if tests + validations >= count:
             raise UserError(
                 f"class {digits.class_names[code]!r} has {count} digits, too few to be in the "
                 f"training, validation ({config.validation_fraction:.0%}) and test "

@@ -4,7 +4,7 @@ import functools
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypedDict
+from typing import Any, Final, Protocol, TypedDict, runtime_checkable
 
 import grain
 import numpy as np
@@ -69,6 +69,7 @@ class Split:
             )
 
 
+@runtime_checkable
 class Records(Protocol):
     """Random access to examples, read one by one: for data too large for memory.
 
@@ -142,7 +143,8 @@ def train_iterator(
         batch_size: examples per batch of this shard.
         seed: decides order and shifts, 0 to 2**32 - 1.
         max_shift: each image moves with its mask by up to this many pixels in each direction,
-            uniformly at random; zeros come in at the edges. 0 leaves the images alone.
+            uniformly at random; zeros come in at the edges. 0 leaves the images alone. Foreground
+            that is moved out of the image is lost, so keep this below its distance to the edge.
         shard_index: which share of the examples this process reads, from 0.
         shard_count: number of processes that share the examples. All shares are equally large, so
             that all processes have the same number of steps in an epoch; up to
@@ -151,7 +153,8 @@ def train_iterator(
     Raises:
         UserError: an argument out of its range, or fewer examples than one batch needs.
     """
-    _check_arguments(len(examples), batch_size, seed, max_shift, shard_index, shard_count)
+    _check_arguments(len(examples), batch_size, seed, shard_index, shard_count)
+    _check_shift(examples, max_shift)
     in_memory = isinstance(examples, Split)
     batches = _Batches(
         fetch=examples.batch if in_memory else functools.partial(_read, examples),
@@ -249,14 +252,12 @@ def _decoded(png: bytes) -> np.ndarray:
 
 
 def _check_arguments(
-    examples: int, batch_size: int, seed: int, max_shift: int, shard_index: int, shard_count: int
+    examples: int, batch_size: int, seed: int, shard_index: int, shard_count: int
 ) -> None:
     if batch_size < 1:
         raise UserError(f"the batch size is {batch_size}, but must be at least 1.")
     if not 0 <= seed < 2**32:
         raise UserError(f"the seed is {seed}, but must be from 0 to 2**32 - 1.")
-    if max_shift < 0:
-        raise UserError(f"max_shift is {max_shift} pixels, but must be 0 or more.")
     if not 0 <= shard_index < shard_count:
         raise UserError(
             f"shard {shard_index} of {shard_count}: the index must be from 0 to the count - 1."
@@ -267,4 +268,16 @@ def _check_arguments(
         raise UserError(
             f"{per_shard} examples{shards} do not fill one batch of {batch_size}. Lower the batch "
             "size, or use more data."
+        )
+
+
+def _check_shift(examples: Split | Records, max_shift: int) -> None:
+    if max_shift == 0:
+        return
+    image = examples.images[0] if isinstance(examples, Split) else examples[0]["image"]
+    height, width = image.shape[:2]
+    if not 0 < max_shift < min(height, width):
+        raise UserError(
+            f"max_shift is {max_shift} pixels, but must be 0 or more and less than the images' "
+            f"{height} x {width}; keep it below the usual distance of foreground and edge."
         )

@@ -13,6 +13,7 @@ from isnet_jax.data.biased_digits import (
     BiasedDigitsConfig,
     Progress,
 )
+from isnet_jax.data.sources import quiet_tfds
 from isnet_jax.errors import UserError
 
 
@@ -40,19 +41,17 @@ def prepare(
     builder = _builder(config, data_dir)
     if not builder.data_path.exists():
         builder.progress = progress
-        tfds.disable_progress_bar()
         try:
-            builder.download_and_prepare(
-                file_format="array_record",
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-            )
+            with quiet_tfds():
+                builder.download_and_prepare(
+                    file_format="array_record",
+                    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+                )
         except OSError:
             if not builder.data_path.exists():
                 raise
             # Another process was faster: its folder is in the place of ours.
             builder = _builder(config, data_dir)
-        finally:
-            tfds.enable_progress_bar()
     _check_files(builder)
     return builder
 

@@ -83,20 +83,20 @@ def load_digits(
 def fingerprint(source: Source, folder: str | Path | None = None) -> str:
     """Identifies what ``load_digits`` would read, without decoding it.
 
-    The packaged and the downloaded digits never change, so their name is enough; files of the
-    user's are identified by their content.
+    The packaged digits and TFDS's download never change, so their name is enough; files in a folder
+    of the user's are identified by their content.
 
     Raises:
         UserError: unknown source, or files missing.
     """
     if source not in get_args(Source):
         raise UserError(suggest(source, get_args(Source), what="source of digits"))
-    if source != "idx":
+    if source == "mnist-mini" or (source == "mnist" and folder is None):
         return source
     digest = hashlib.sha256()
     for path in _idx_files(source, folder):
         digest.update(path.read_bytes())
-    return f"idx-{digest.hexdigest()}"
+    return f"{source}-{digest.hexdigest()}"
 
 
 @functools.cache
@@ -161,7 +161,7 @@ def _download_mnist(folder: Path) -> list[Path]:
         # TFDS itself retries for minutes where there is no network.
         request = urllib.request.Request(urls[1], method="HEAD")
         urllib.request.urlopen(request, timeout=_CONNECT_SECONDS).close()
-        with _quiet_tfds():
+        with quiet_tfds():
             manager = tfds.download.DownloadManager(
                 download_dir=folder, force_checksums_validation=True
             )
@@ -176,7 +176,8 @@ def _download_mnist(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _quiet_tfds() -> Iterator[None]:
+def quiet_tfds() -> Iterator[None]:
+    """Without TFDS's own progress bars."""
     tfds.disable_progress_bar()
     try:
         yield

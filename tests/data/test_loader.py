@@ -102,7 +102,7 @@ def test_shifts_move_image_and_mask_together(split: Split):
     for _ in range(10):
         batch = next(iterator)
         for image, mask, label in zip(*batch.values(), strict=True):
-            original = numbered.batch([label])
+            original = numbered.batch([int(label)])
             seen.add(
                 next(
                     (down, right)
@@ -123,9 +123,7 @@ def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
 
 def test_shards_share_every_epoch(split: Split):
     numbered = with_position_as_label(split)
-    shards = [
-        train_iterator(numbered, 7, seed=0, shard_index=i, shard_count=3) for i in range(3)
-    ]
+    shards = [train_iterator(numbered, 7, seed=0, shard_index=i, shard_count=3) for i in range(3)]
     left_out = set()
     for _ in range(8):
         epoch = np.concatenate([next(shard)["label"] for shard in shards])

@@ -41,7 +41,7 @@ def test_marks_keep_off_the_foreground(kind: MarkKind, digits: Digits):
     mark = BackgroundMark(kind=kind, size=6)
     for index in range(0, len(digits), 3):
         image = np.repeat(np.pad(digits.images[index], 2)[..., None], 3, axis=-1)
-        mask = foreground_mask(image[..., 0], dilation=2)
+        mask = foreground_mask(image[..., 0], dilation=1)
         for code in range(10):
             painted = paint(mark, image, mask, code, 10, np.random.default_rng(index))
             np.testing.assert_array_equal(painted[mask], image[mask])
@@ -91,13 +91,14 @@ def test_colours_are_far_apart():
         image = marked(BackgroundMark(kind="colour", size=1), code).astype(float) / 255
         colours.append(image.max(axis=(0, 1)))
         assert colours[-1].max() == 1
-    distances = np.linalg.norm(np.subtract.outer(colours, colours)[:, [0, 1, 2], :, [0, 1, 2]], axis=0)
+    apart = np.array(colours)[:, None] - np.array(colours)
+    distances = np.linalg.norm(apart, axis=-1)
     assert distances[~np.eye(10, dtype=bool)].min() > 0.7
 
 
 def test_random_places_cover_the_background():
     mark = BackgroundMark(kind="colour", size=4)
-    covered = sum(marked(mark, 6, seed=seed) > 0 for seed in range(400))
+    covered = sum(marked(mark, 0, seed=seed) > 0 for seed in range(400))
     assert (covered > 0).mean() > 0.9  # pyright: ignore
 
 
@@ -136,7 +137,7 @@ def test_confounding_is_uniform_over_the_other_classes():
         ({"size": 0}, "size of a colour mark is 0 pixels, but must be at least 1"),
         ({"kind": "shape", "size": 2}, "size of a shape mark is 2 pixels, but must be at least 3"),
         ({"intensity": 0.0}, "intensity is 0.0"),
-        ({"intensity": 255}, "intensity is 255"),
+        ({"intensity": 255.0}, "intensity is 255"),
         ({"intensity": float("nan")}, "intensity is nan"),
         ({"strength": 1.5}, "strength is 1.5, but it is a probability"),
         ({"strength": -0.1}, "strength is -0.1"),
@@ -157,9 +158,7 @@ def test_marks_out_of_range(options: dict, message: str):
         ("colour", 4, 1, "there is 1 class only"),
     ],
 )
-def test_marks_that_cannot_tell_the_classes(
-    kind: MarkKind, size: int, classes: int, message: str
-):
+def test_marks_that_cannot_tell_the_classes(kind: MarkKind, size: int, classes: int, message: str):
     mark = BackgroundMark(kind=kind, size=size)
     with pytest.raises(UserError, match=message):
         mark.check(classes, 32, 32)

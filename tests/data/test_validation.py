@@ -20,14 +20,15 @@ def good() -> dict[str, np.ndarray]:
 
 
 def test_good_examples_pass(good: dict[str, np.ndarray]):
-    check_examples(**good, num_classes=3)
-    check_examples(**good, num_classes=3, ids=IDS)
-    check_examples(good["image"], good["mask"].astype(bool), good["label"], 3)
+    image, mask, label = good.values()
+    check_examples(image, mask, label, 3)
+    check_examples(image, mask, label, num_classes=3, ids=IDS)
+    check_examples(image, mask.astype(bool), label, 3)
 
 
 def rejected(good: dict[str, np.ndarray], ids: list[str] | None = IDS) -> str:
     with pytest.raises(UserError) as caught:
-        check_examples(**good, num_classes=3, ids=ids)
+        check_examples(good["image"], good["mask"], good["label"], num_classes=3, ids=ids)
     return str(caught.value)
 
 
