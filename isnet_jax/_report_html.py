@@ -13,12 +13,7 @@ TEST_SETS = {
     "unbiased": "no mark",
     "confounding": "the mark of another class",
 }
-MISSING = "–"
-
-
-def network_name(network: str) -> str:
-    """What the report calls a network, escaped."""
-    return escape(NETWORKS.get(network, network))
+MISSING = "\N{EN DASH}"
 
 
 def network_style(network: str) -> str:
@@ -45,7 +40,7 @@ def signed(number: float) -> str:
     text = f"{abs(number):.1f}"
     if float(text) == 0:
         return "±0.0"
-    return f"{'+' if number > 0 else '\N{MINUS SIGN}'}{text}"
+    return ("+" if number > 0 else "\N{MINUS SIGN}") + text
 
 
 def duration(seconds: float) -> str:
@@ -92,6 +87,10 @@ def _plain(value: Any, name: str) -> str:
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return ", ".join(_plain(item, "") for item in value) or MISSING
-    if isinstance(value, (int, float)) and "seconds" in name and math.isfinite(value):
+    if isinstance(value, (int, float)) and _is_duration(name) and math.isfinite(value):
         return duration(value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _is_duration(name: str) -> bool:
+    return "seconds" in name or name.split(".")[0] == "duration"

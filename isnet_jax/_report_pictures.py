@@ -6,10 +6,9 @@ import base64
 import io
 from collections import Counter
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsInt
 
 import numpy as np
-from PIL import Image
 
 from isnet_jax import visualize
 from isnet_jax._report_html import NETWORKS, TEST_SETS, network_style, percent, section
@@ -67,7 +66,8 @@ def heatmaps_section(samples: Samples) -> str:
         f'<p class="note">Relevance is summed over the colour channels. Every heatmap has its own '
         f"scale, symmetric about zero: the darkest colours stand for the {quantile} % quantile of "
         "its |relevance| and beyond, so colours show where a network looks and cannot be compared "
-        "in strength. The samples were not chosen by result.</p>",
+        "in strength. “Outside” is the share of |relevance| outside the mask. Shown are the "
+        "first samples of every class, whatever the networks made of them.</p>",
     )
 
 
@@ -82,7 +82,7 @@ def _heatmap_group(samples: Samples, test_set: str, n: int) -> str:
         prediction = int(samples.predictions[network][test_set][n])
         wrong = prediction != int(samples.labels[n])
         name = _class_name(samples, prediction)
-        share = percent(visualize.background_share(heatmap, mask), digits=0)
+        share = percent(_outside(heatmap, mask), digits=0)
         confidence = percent(float(samples.confidences[network][test_set][n]), digits=0)
         answer = f"{name} ({confidence})"
         verdict = f"✗ {answer}" if wrong else f"✓ {answer}"
@@ -93,13 +93,12 @@ def _heatmap_group(samples: Samples, test_set: str, n: int) -> str:
         )
         frame = _frame(visualize.relevance_rgb(heatmap), alt, mask=mask, wrong=wrong)
         tiles.append(
-            f'<figure class="{network_style(network)}">{frame}<figcaption><b>{label}</b> '
+            f'<figure class="{network_style(network)}">{frame}<figcaption><b>{label}</b><br>'
             f'<span class="verdict{" wrong" if wrong else ""}">{verdict}</span><br>'
-            f"{share} on background</figcaption></figure>"
+            f"{share} outside</figcaption></figure>"
         )
-    text = f": {TEST_SETS[test_set]}" if test_set in TEST_SETS else ""
     return (
-        f'<div class="group"><h4>{escape(test_set.capitalize())}{text}</h4>'
+        f'<div class="group"><h4>{escape(test_set.capitalize())}</h4>'
         f'<div class="tiles">{"".join(tiles)}</div></div>'
     )
 
@@ -128,14 +127,22 @@ def _frame(
 
 def _data_url(picture: np.ndarray) -> str:
     """Small pictures as exact PNG; large ones shrunk and as JPEG, to keep the report light."""
-    png = visualize.png_bytes(picture)
-    if max(picture.shape[:2]) > _EXACT_SIDE:
-        image = Image.open(io.BytesIO(png)).convert("RGB")
+    if max(picture.shape[:2]) <= _EXACT_SIDE:
+        kind, data = "png", visualize.png_bytes(picture)
+    else:
+        image = visualize.as_image(picture).convert("RGB")
         image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
         buffer = io.BytesIO()
         image.save(buffer, format="JPEG", quality=88)
-        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        kind, data = "jpeg", buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _outside(heatmap: np.ndarray, mask: np.ndarray) -> float:
+    """The share of |relevance| outside the mask; NaN where all relevance is zero."""
+    magnitude = np.abs(heatmap.astype(np.float64))
+    total = magnitude.sum()
+    return float((magnitude * (mask <= 0.5)).sum() / total) if total > 0 else float("nan")
 
 
 def _choose(samples: Samples, count: int) -> list[int]:
@@ -148,5 +155,5 @@ def _choose(samples: Samples, count: int) -> list[int]:
     return [n for _, _, n in sorted(order)[:count]]
 
 
-def _class_name(samples: Samples, label: int) -> str:
+def _class_name(samples: Samples, label: SupportsInt) -> str:
     return escape(str(samples.class_names[int(label)]))

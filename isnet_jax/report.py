@@ -5,11 +5,10 @@ The file needs nothing beside itself: styles are inline, pictures are data URLs,
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
@@ -17,21 +16,21 @@ from string import Template
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import LogLocator, MaxNLocator
-from PIL import Image
 
 from isnet_jax import visualize
-
-NETWORKS = {"plain": "Plain classifier", "isnet": "ISNet"}
-TEST_SETS = {
-    "biased": "the mark of its own class, as in training",
-    "unbiased": "no mark",
-    "confounding": "the mark of another class",
-}
-EXAMPLES = 8
-HEATMAP_SAMPLES = 6
-_LARGEST_SIDE = 128
-_MISSING = "–"
+from isnet_jax._report_curves import curves_section
+from isnet_jax._report_html import (
+    NETWORKS,
+    TEST_SETS,
+    details,
+    facts_table,
+    percent,
+    signed,
+    to_number,
+)
+from isnet_jax._report_pictures import examples_section, heatmaps_section
+from isnet_jax.errors import UserError
+from isnet_jax.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Samples:
         confidences: network -> test set -> (N,) in [0, 1], probability of the prediction.
 
     Raises:
-        ValueError: when a shape does not fit the labels and masks, naming the array.
+        UserError: when a shape does not fit the labels and masks, naming the array.
     """
 
     images: Mapping[str, Any]
@@ -102,12 +101,16 @@ def write_report(
         title: the heading.
 
     Raises:
-        ValueError: when `metrics` has neither network, or a heatmap has NaN or infinite values.
+        UserError: when `metrics` has neither network, or a heatmap has NaN or infinite values.
     """
     networks = [name for name in NETWORKS if isinstance(metrics.get(name), Mapping)]
     if not networks:
-        raise ValueError(f"metrics must hold {' or '.join(NETWORKS)}, found {sorted(metrics)}")
-    facts = {k: v for k, v in metrics.items() if k not in NETWORKS and k != "command"}
+        raise UserError(f"metrics must hold {' or '.join(NETWORKS)}, found {sorted(metrics)}")
+    facts = {
+        "duration" if k == "seconds" else k: v
+        for k, v in metrics.items()
+        if k not in NETWORKS and k != "command"
+    }
     version = metrics.get("version")
     template = resources.files("isnet_jax").joinpath("report_template.html")
     page = Template(template.read_text(encoding="utf-8")).substitute(
@@ -115,26 +118,26 @@ def write_report(
         gradient=_css_gradient(),
         verdict=_verdict(metrics, networks),
         headline=_headline(metrics, networks),
-        examples=_examples(samples),
-        heatmaps=_heatmaps(samples),
-        curves=_curves(history),
-        facts=_facts(facts),
+        examples=examples_section(samples),
+        heatmaps=heatmaps_section(samples),
+        curves=curves_section(history),
+        facts=facts_table(facts) if facts else "",
         command=_command(metrics.get("command")),
-        settings=_details("Settings", _facts(settings)) if settings else "",
+        settings=details("Settings", facts_table(settings)) if settings else "",
         footer=f"Written by isnet_jax{f' {escape(str(version))}' if version else ''}.",
     )
-    visualize.write_atomically(path, page.encode("utf-8"))
+    write_atomically(path, page)
 
 
 def _verdict(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
     """One sentence of numbers; it claims nothing that a bad run would make untrue."""
     parts = []
     for name in networks:
-        biased, confounding = (_number(metrics[name].get(k)) for k in ("biased", "confounding"))
+        biased, confounding = (to_number(metrics[name].get(k)) for k in ("biased", "confounding"))
         if not math.isnan(biased + confounding):
             parts.append(
-                f"the {NETWORKS[name]} is right on <b>{_percent(biased)}</b> of the biased and on "
-                f"<b>{_percent(confounding)}</b> of the confounding test images"
+                f"the {NETWORKS[name]} is right on <b>{percent(biased)}</b> of the biased and on "
+                f"<b>{percent(confounding)}</b> of the confounding test images"
             )
     text = "; ".join(parts).replace("Plain", "plain")
     return f"With the familiar marks, and with misleading ones: {text}." if parts else ""
@@ -163,24 +166,48 @@ def _headline(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
 def _headline_row(
     metrics: Mapping[str, Any], networks: Sequence[str], key: str, name: str, text: str, style: str
 ) -> str:
-    values = {network: _number(metrics[network].get(key)) for network in networks}
-    shown = [_percent(v) for v in values.values() if not math.isnan(v)]
+    values = {network: to_number(metrics[network].get(key)) for network in networks}
+    shown = [percent(v) for v in values.values() if not math.isnan(v)]
     known = [v for v in values.values() if not math.isnan(v)]
     best = (min if style else max)(known) if len(set(shown)) > 1 else math.nan
     cells = []
     for network, value in values.items():
         is_best = value == best
         tag = '<span class="tag">BEST</span>' if is_best else ""
-        bar = "" if math.isnan(value) else f'<i style="width:{100 * min(max(value, 0), 1):.1f}%"></i>'
-        change = value - _number(metrics[network].get("biased"))
+        bar = (
+            "" if math.isnan(value) else f'<i style="width:{100 * min(max(value, 0), 1):.1f}%"></i>'
+        )
+        change = value - to_number(metrics[network].get("biased"))
         delta = ""
         if not style and key != "biased" and not math.isnan(change):
-            delta = f'<div class="delta">{_signed(100 * change)} pp against biased</div>'
+            delta = f'<div class="delta">{signed(100 * change)} pp against biased</div>'
         cells.append(
             f'<td class="{network}{" best" if is_best else ""}">'
-            f'<span class="value">{_percent(value)}</span>{tag}'
+            f'<span class="value">{percent(value)}</span>{tag}'
             f'<div class="bar" aria-hidden="true">{bar}</div>{delta}</td>'
         )
     head = f'<th scope="row">{name}<small>{text}</small></th>'
     return f'<tr class="{style}">{head}{"".join(cells)}</tr>'
 
+
+def _command(command: Any) -> str:
+    if not command:
+        return ""
+    line = command if isinstance(command, str) else shlex.join(map(str, command))
+    return f"<h3>To reproduce it</h3><pre><code>{escape(line)}</code></pre>"
+
+
+def _css_gradient() -> str:
+    """The heatmaps' colours, from -limit to +limit, for the key."""
+    colours = visualize.relevance_rgb(np.linspace(-1, 1, 11)[None], limit=1.0)[0]
+    return f"linear-gradient(90deg, {', '.join(f'rgb({r},{g},{b})' for r, g, b in colours)})"
+
+
+def _expect(name: str, array: Any, shape: tuple[int | None, ...]) -> None:
+    found = np.asarray(array).shape
+    fits = len(found) == len(shape) and all(
+        e in (None, f) for e, f in zip(shape, found, strict=True)
+    )
+    if not fits:
+        expected = ", ".join("C" if e is None else str(e) for e in shape)
+        raise UserError(f"Samples.{name}: expected shape ({expected}), found {found}")

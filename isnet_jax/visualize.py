@@ -1,16 +1,14 @@
 """Pictures of heatmaps: colours, mask outlines, panels, and tiles for TensorBoard.
 
-Needs only NumPy, Matplotlib and Pillow. Figures are built with Matplotlib's objects, never with
-pyplot, so nothing here touches global state or needs a display.
+Needs NumPy, Matplotlib and Pillow but not JAX. Figures are built with Matplotlib's objects, never
+with pyplot, so nothing here touches global state or needs a display.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +17,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
+
+from isnet_jax.errors import UserError
+from isnet_jax.files import write_atomically
 
 QUANTILE = 0.995
 """The part of all pixels whose \\|relevance\\| lies within the default colour limit."""
@@ -46,14 +47,14 @@ def relevance_rgb(relevance: ArrayLike, limit: float | None = None) -> np.ndarra
         (H, W, 3) uint8.
 
     Raises:
-        ValueError: for another shape, for NaN or infinite relevance, for a limit that is not
+        UserError: for another shape, for NaN or infinite relevance, for a limit that is not
             positive and finite.
     """
     total = _summed(relevance)
     if limit is None:
         limit = relevance_limit(total)
     elif not (np.isfinite(limit) and limit > 0):
-        raise ValueError(f"limit must be positive and finite, found {limit}")
+        raise UserError(f"limit must be positive and finite, found {limit}")
     position = np.clip(total / limit, -1, 1)
     grid = np.linspace(-1, 1, len(_ANCHORS))
     channels = [np.interp(position, grid, _ANCHORS[:, c]) for c in range(3)]
@@ -72,32 +73,10 @@ def relevance_limit(relevance: ArrayLike, quantile: float = QUANTILE) -> float:
         sparse heatmap); 1 where all relevance is zero.
 
     Raises:
-        ValueError: for another shape, for NaN or infinite relevance.
+        UserError: for another shape, for NaN or infinite relevance.
     """
     magnitude = np.abs(_summed(relevance))
     return float(np.quantile(magnitude, quantile) or magnitude.max() or 1.0)
-
-
-def background_share(relevance: ArrayLike, mask: ArrayLike) -> float:
-    """The share of \\|relevance\\| outside the mask, for one heatmap.
-
-    Args:
-        relevance: (H, W) or (H, W, C).
-        mask: (H, W) or (H, W, 1), 1 on the foreground.
-
-    Returns:
-        A fraction in [0, 1]; NaN where all relevance is zero.
-
-    Raises:
-        ValueError: for shapes that do not fit, for NaN or infinite relevance.
-    """
-    _summed(relevance)
-    magnitude = np.abs(np.asarray(relevance, np.float64))
-    background = ~_binary(mask)
-    if background.shape != magnitude.shape[:2]:
-        raise ValueError(f"mask: expected {magnitude.shape[:2]}, found {background.shape}")
-    total = magnitude.sum()
-    return float(magnitude[background].sum() / total) if total > 0 else float("nan")
 
 
 def mask_outline(mask: ArrayLike) -> np.ndarray:
@@ -143,7 +122,7 @@ def panel(
         A Matplotlib figure, ready for `save_png`.
 
     Raises:
-        ValueError: for shapes that do not fit together, for NaN or infinite relevance.
+        UserError: for shapes that do not fit together, for NaN or infinite relevance.
     """
     pictures = _images(images)
     maps = {name: _heatmaps(name, value, pictures) for name, value in heatmaps.items()}
@@ -154,7 +133,7 @@ def panel(
 
     figure, axes = _figure(len(pictures), len(columns), pictures.shape[1] / pictures.shape[2])
     for column, (name, stack) in enumerate(columns.items()):
-        axes[0, column].set_title(name, fontsize=9, fontweight="bold", pad=5)
+        axes[0, column].set_title(name, fontsize=9, fontweight="bold", pad=5, parse_math=False)
         for row, picture in enumerate(stack):
             axis = axes[row, column]
             text = texts[name][row] if name in texts else ""
@@ -184,10 +163,10 @@ def heatmap_grid(
         (N * (scale * H + 2) + 2, columns * (scale * W + 2) + 2, 3) uint8.
 
     Raises:
-        ValueError: for shapes that do not fit together, for NaN or infinite relevance.
+        UserError: for shapes that do not fit together, for NaN or infinite relevance.
     """
     if scale < 1:
-        raise ValueError(f"scale must be 1 or more, found {scale}")
+        raise UserError(f"scale must be 1 or more, found {scale}")
     pictures = _images(images)
     columns = [_to_uint8(pictures)]
     columns += [_coloured(_heatmaps(name, value, pictures)) for name, value in heatmaps.items()]
@@ -201,24 +180,26 @@ def heatmap_grid(
     return np.pad(grid, ((gap, 0), (gap, 0), (0, 0)), constant_values=128)
 
 
-def png_bytes(picture: Figure | ArrayLike) -> bytes:
-    """A figure, or an image (H, W), (H, W, 1) or (H, W, 3), encoded as PNG.
-
-    Arrays are uint8, or floats in [0, 1].
+def as_image(picture: ArrayLike) -> Image.Image:
+    """An image (H, W), (H, W, 1) or (H, W, 3), uint8 or floats in [0, 1], as Pillow's.
 
     Raises:
-        ValueError: for an array of another shape or range.
+        UserError: for an array of another shape or range.
     """
+    array = np.asarray(picture)
+    array = array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if array.ndim != 2 and (array.ndim != 3 or array.shape[2] != 3):
+        raise UserError(f"an image is (H, W), (H, W, 1) or (H, W, 3), found {array.shape}")
+    return Image.fromarray(array if array.dtype == np.uint8 else _to_uint8(_in_unit_range(array)))
+
+
+def png_bytes(picture: Figure | ArrayLike) -> bytes:
+    """A figure, or an array as `as_image` takes it, encoded as PNG."""
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
         picture.savefig(buffer, format="png")
     else:
-        array = np.asarray(picture)
-        array = array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array
-        if array.ndim != 2 and (array.ndim != 3 or array.shape[2] != 3):
-            raise ValueError(f"an image is (H, W), (H, W, 1) or (H, W, 3), found {array.shape}")
-        array = array if array.dtype == np.uint8 else _to_uint8(_in_unit_range(array))
-        Image.fromarray(array).save(buffer, format="PNG", optimize=True)
+        as_image(picture).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -227,31 +208,13 @@ def save_png(picture: Figure | ArrayLike, path: str | os.PathLike[str]) -> None:
     write_atomically(path, png_bytes(picture))
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes a file so that a reader sees the old content or the new, never a part.
-
-    The data go to a temporary file in the same directory, which then replaces `path`. Missing
-    directories are made. When writing fails, `path` is untouched and the temporary file is gone.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _summed(relevance: ArrayLike) -> np.ndarray:
     array = np.asarray(relevance, np.float64)
     if array.ndim not in (2, 3) or array.size == 0:
-        raise ValueError(f"a heatmap is (H, W) or (H, W, C), found {array.shape}")
+        raise UserError(f"a heatmap is (H, W) or (H, W, C), found {array.shape}")
     broken = int(array.size - np.isfinite(array).sum())
     if broken:
-        raise ValueError(
-            f"the heatmap has {broken} of {array.size} values that are NaN or infinite"
-        )
+        raise UserError(f"the heatmap has {broken} of {array.size} values that are NaN or infinite")
     return array if array.ndim == 2 else array.sum(axis=-1)
 
 
@@ -263,7 +226,7 @@ def _in_unit_range(array: np.ndarray) -> np.ndarray:
     array = np.asarray(array, np.float64)
     if not (array.size and array.min() >= -1e-6 and array.max() <= 1 + 1e-6):
         found = f"[{array.min():g}, {array.max():g}]" if array.size else "no pixels"
-        raise ValueError(f"images must be in [0, 1], found {found}")
+        raise UserError(f"images must be in [0, 1], found {found}")
     return array
 
 
@@ -274,7 +237,7 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
 def _images(images: ArrayLike) -> np.ndarray:
     array = np.asarray(images, np.float64)
     if array.ndim != 4 or array.shape[-1] not in (1, 3):
-        raise ValueError(f"images are (N, H, W, 3) or (N, H, W, 1), found {array.shape}")
+        raise UserError(f"images are (N, H, W, 3) or (N, H, W, 1), found {array.shape}")
     return np.broadcast_to(_in_unit_range(array), (*array.shape[:3], 3))
 
 
@@ -282,21 +245,21 @@ def _heatmaps(name: str, stack: ArrayLike, pictures: np.ndarray) -> np.ndarray:
     array = np.asarray(stack, np.float64)
     if array.ndim != 4 or array.shape[:3] != pictures.shape[:3]:
         expected = ", ".join(map(str, pictures.shape[:3]))
-        raise ValueError(f"heatmaps[{name!r}]: expected ({expected}, C), found {array.shape}")
+        raise UserError(f"heatmaps[{name!r}]: expected ({expected}, C), found {array.shape}")
     return array
 
 
 def _masks(masks: ArrayLike, pictures: np.ndarray) -> np.ndarray:
     array = np.asarray(masks)
     if array.shape != (*pictures.shape[:3], 1):
-        raise ValueError(f"masks: expected {(*pictures.shape[:3], 1)}, found {array.shape}")
+        raise UserError(f"masks: expected {(*pictures.shape[:3], 1)}, found {array.shape}")
     return array[..., 0] > 0.5
 
 
 def _binary(mask: ArrayLike) -> np.ndarray:
     array = np.asarray(mask)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] != 1):
-        raise ValueError(f"a mask is (H, W) or (H, W, 1), found {array.shape}")
+        raise UserError(f"a mask is (H, W) or (H, W, 1), found {array.shape}")
     return array.reshape(array.shape[:2]) > 0.5
 
 
@@ -317,7 +280,7 @@ def _rim(foreground: np.ndarray) -> np.ndarray:
 def _per_sample(what: str, values: Mapping[str, Sequence] | None, count: int) -> dict:
     for name, value in (values or {}).items():
         if len(value) != count:
-            raise ValueError(f"{what}[{name!r}]: expected {count} entries, found {len(value)}")
+            raise UserError(f"{what}[{name!r}]: expected {count} entries, found {len(value)}")
     return dict(values or {})
 
 
@@ -333,7 +296,7 @@ def _figure(rows: int, columns: int, aspect: float) -> tuple[Figure, np.ndarray]
         top=1 - top / height, bottom=bottom / height,
     )  # fmt: skip
     key = figure.add_axes((0.3, 0.32 / height, 0.4, 0.1 / height))
-    key.imshow(relevance_rgb(np.linspace(-1, 1, 256)[None], limit=1), aspect="auto")
+    key.imshow(relevance_rgb(np.linspace(-1, 1, 256)[None], limit=1.0), aspect="auto")
     key.set_xticks([0, 127.5, 255], ["against", "0", "for"], fontsize=7)
     key.set_yticks([])
     return figure, axes

@@ -10,8 +10,16 @@ from scipy import ndimage
 
 from isnet_jax.errors import UserError, suggest
 
-MarkKind = Literal["position", "shape", "colour"]
+MarkKind = Literal["coloured-position", "position", "shape", "colour"]
 Image = TypeVar("Image", bound=np.ndarray)
+
+# What of a mark depends on the class.
+_TRAITS: Final[dict[MarkKind, tuple[str, ...]]] = {
+    "coloured-position": ("colour", "position"),
+    "position": ("position",),
+    "shape": ("shape",),
+    "colour": ("colour",),
+}
 
 # Patterns of 3 x 3 cells, row by row, enlarged to the size of the mark.
 _GLYPHS: Final = tuple(
@@ -40,7 +48,9 @@ class BackgroundMark:
     Attributes:
         kind: what tells the class. ``"position"``: a white square at the class's own place along
             the border; ``"shape"``: a white glyph at a random place (up to 12 classes);
-            ``"colour"``: a coloured square at a random place (up to 19 classes).
+            ``"colour"``: a coloured square at a random place (up to 19 classes);
+            ``"coloured-position"``: a square of the class's colour at the class's place, the
+            shortcut that plain networks fall for most.
         size: side of the mark in pixels, at least 1, and at least 3 for shapes.
         intensity: brightness of the mark's brightest channel, above 0 and up to 1 (white).
         strength: probability that the mark of a training image is its own class's, 0 to 1;
@@ -50,8 +60,8 @@ class BackgroundMark:
         UserError: a value out of its range.
     """
 
-    kind: MarkKind = "colour"
-    size: int = 4
+    kind: MarkKind = "coloured-position"
+    size: int = 3
     intensity: float = 1.0
     strength: float = 1.0
 
@@ -89,15 +99,17 @@ class BackgroundMark:
                 f"a mark of {self.size} x {self.size} pixels does not fit on an image of "
                 f"{height} x {width}. Make it smaller."
             )
-        if self.kind == "position":
-            room = 2 * (height + width - 2 * self.size) // self.size
-        else:
-            room = len(_GLYPHS) if self.kind == "shape" else len(_COLOURS)
+        rooms = {
+            "position": 2 * (height + width - 2 * self.size) // self.size,
+            "shape": len(_GLYPHS),
+            "colour": len(_COLOURS),
+        }
+        room = min(rooms[trait] for trait in _TRAITS[self.kind])
         if num_classes > room:
             raise UserError(
                 f"{num_classes} classes, but marks of kind {self.kind!r} and size {self.size} can "
                 f"tell only {room} apart on images of {height} x {width}. Choose another kind"
-                + (" or a smaller size." if self.kind == "position" else ".")
+                + (" or a smaller size." if room == rooms["position"] else ".")
             )
 
 
@@ -133,7 +145,7 @@ def paint(
     """A copy of the image with the mark of class ``code`` on its background.
 
     Shapes and colours go to a random place free of foreground; where there is none, to the place
-    with the least foreground. A mark of kind ``"position"`` has its place fixed by the class. The
+    with the least foreground. Where the kind names the position, the class fixes the place. The
     part of a mark that would lie on the foreground is left out: foreground pixels never change.
 
     Args:
@@ -142,7 +154,7 @@ def paint(
         mask: True on the foreground, dilated already if it should be.
         code: the class to encode, 0 to ``num_classes - 1``.
         num_classes: number of classes that marks must tell apart.
-        rng: draws the place; not used by kind ``"position"``.
+        rng: draws the place, where the class does not fix it.
 
     Raises:
         UserError: the class cannot be encoded (see ``BackgroundMark.check``), or the foreground
@@ -152,7 +164,7 @@ def paint(
     mark.check(num_classes, height, width)
     if not 0 <= code < num_classes:
         raise UserError(f"class {code} has no mark: give a class from 0 to {num_classes - 1}.")
-    if mark.kind == "position":
+    if "position" in _TRAITS[mark.kind]:
         top, left = _slot(code, num_classes, height - mark.size, width - mark.size)
     else:
         top, left = _free_place(mask, mark.size, rng)
@@ -164,7 +176,7 @@ def paint(
             f"it covers {mask.mean():.0%} of the image. Lower the mask's dilation, use a larger "
             "canvas, or choose another kind of mark."
         )
-    colour = mark.intensity * (_COLOURS[code] if mark.kind == "colour" else np.ones(3))
+    colour = mark.intensity * (_COLOURS[code] if "colour" in _TRAITS[mark.kind] else np.ones(3))
     if np.issubdtype(image.dtype, np.integer):
         colour = np.rint(255 * colour)
     marked = image.copy()

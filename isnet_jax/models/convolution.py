@@ -48,8 +48,12 @@ def _as_product(x: Array, kernel: Array, stride: int, padding: int) -> Array:
             lax.slice(
                 x,
                 (0, row, column, 0),
-                (x.shape[0], row + stride * (rows - 1) + 1, column + stride * (columns - 1) + 1,
-                 channels),
+                (
+                    x.shape[0],
+                    row + stride * (rows - 1) + 1,
+                    column + stride * (columns - 1) + 1,
+                    channels,
+                ),
                 (1, stride, stride, 1),
             )
             for row in range(height)

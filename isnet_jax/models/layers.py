@@ -12,7 +12,7 @@ from isnet_jax.models.convolution import convolve
 _KERNEL_INIT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 Images = Float[Array, "batch height width channels"]
-
+Maps = Float[Array, "batch new_height new_width features"]
 
 
 class Conv(nnx.Module):
@@ -35,7 +35,7 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(_KERNEL_INIT(rngs.params(), shape))
         self.bias = nnx.Param(jnp.zeros(out_features)) if use_bias else None
 
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Maps:
         x = convolve(x, self.kernel[...], stride=self.stride, padding=self.padding)
         return x if self.bias is None else x + self.bias[...]
 
@@ -95,7 +95,9 @@ class Linear(nnx.Linear):
     """A dense layer; kernel (in, out)."""
 
 
-def max_pool(x: Images, size: int, *, stride: int | None = None, padding: int = 0) -> Images:
+def max_pool(
+    x: Images, size: int, *, stride: int | None = None, padding: int = 0
+) -> Float[Array, "batch new_height new_width channels"]:
     """Maximum over windows; by a reshape where the windows tile the image."""
     stride = size if stride is None else stride
     batch, height, width, channels = x.shape

@@ -19,16 +19,15 @@ class BasicBlock(nnx.Module):
         self.bn1 = BatchNorm(channels, rngs=rngs)
         self.conv2 = Conv(channels, channels, 3, rngs=rngs)
         self.bn2 = BatchNorm(channels, rngs=rngs)
-        self.downsample = None
+        self.downsample = nnx.List([])
         if stride != 1 or in_channels != channels:
-            projection = Conv(in_channels, channels, 1, stride=stride, rngs=rngs)
-            self.downsample = nnx.List([projection, BatchNorm(channels, rngs=rngs)])
+            self.downsample.append(Conv(in_channels, channels, 1, stride=stride, rngs=rngs))
+            self.downsample.append(BatchNorm(channels, rngs=rngs))
 
     def __call__(self, x: Images) -> Images:
         shortcut = x
-        if self.downsample is not None:
-            projection, norm = self.downsample
-            shortcut = norm(projection(x))
+        for layer in self.downsample:
+            shortcut = layer(shortcut)
         x = nnx.relu(self.bn1(self.conv1(x)))
         return nnx.relu(self.bn2(self.conv2(x)) + shortcut)
 

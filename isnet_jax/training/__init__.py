@@ -1,0 +1,31 @@
+"""Training: state, one compiled step, checkpoints, the loop."""
+
+from isnet_jax.training.checkpoint import Checkpoints, ModelDescription, load_network
+from isnet_jax.training.compilation import compiler_options
+from isnet_jax.training.loop import Observer, Training, fit
+from isnet_jax.training.optimiser import OptimiserConfig
+from isnet_jax.training.step import (
+    TrainState,
+    compile_evaluation,
+    compile_step,
+    init_state,
+    make_step,
+    objective,
+)
+
+__all__ = [
+    "Checkpoints",
+    "ModelDescription",
+    "Observer",
+    "OptimiserConfig",
+    "TrainState",
+    "Training",
+    "compile_evaluation",
+    "compile_step",
+    "compiler_options",
+    "fit",
+    "init_state",
+    "load_network",
+    "make_step",
+    "objective",
+]

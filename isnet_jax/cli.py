@@ -1,0 +1,163 @@
+"""The command line: `isnet-jax train | evaluate | explain`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from isnet_jax.errors import UserError, suggest
+
+_USAGE = """usage: isnet-jax COMMAND [OPTIONS]
+
+Train image classifiers that ignore biased backgrounds.
+
+commands:
+  train biased-digits   train a plain classifier and an ISNet on digits with a background mark
+                        that gives the class away; writes report.html and metrics.json
+  evaluate              judge the networks of a run on its three test sets again
+  explain               draw the heatmap of a network for an image file
+
+isnet-jax COMMAND --help explains every option.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Judge the networks of a run on its three test sets.
+
+    Attributes:
+      run: output folder of `isnet-jax train biased-digits`.
+      data_dir: where prepared data sets are kept.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional] = Path("runs/biased-digits")
+    data_dir: Path = Path("datasets")
+
+
+@dataclasses.dataclass(frozen=True)
+class Explain:
+    """Draw where a network's relevance lies in an image.
+
+    Attributes:
+      image: image file; its pixels are scaled to [0, 1].
+      checkpoint: a network's folder in a run, such as runs/biased-digits/isnet.
+      target: class to explain, by name or number; the predicted class if left out.
+      architecture: refuse a checkpoint of any other architecture.
+      out: the picture to write.
+    """
+
+    image: Annotated[Path, tyro.conf.Positional]
+    checkpoint: Path = Path("runs/biased-digits/isnet")
+    target: str | None = None
+    architecture: str | None = None
+    out: Path = Path("heatmap.png")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exit code 0, 2 for input that the user can mend, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console()
+    try:
+        _dispatch(arguments, console)
+    except UserError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {_escaped(error)}", highlight=False)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; the same command goes on from the last epoch")
+        raise SystemExit(130) from None
+
+
+def _dispatch(arguments: list[str], console: Console) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        console.print(_USAGE, highlight=False, markup=False, end="")
+        return
+    command, *rest = arguments
+    commands: dict[str, Callable[[list[str], Console], None]] = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "explain": _explain,
+    }
+    if command not in commands:
+        raise UserError(suggest(command, commands, what="command"))
+    commands[command](rest, console)
+
+
+def _train(arguments: list[str], console: Console) -> None:
+    jobs = ("biased-digits",)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        console.print("usage: isnet-jax train biased-digits [OPTIONS]   (--help explains them)")
+        return
+    name, *rest = arguments
+    if name not in jobs:
+        raise UserError(suggest(name, jobs, what="job"))
+    from isnet_jax import comparison
+
+    _cache_compilations()
+    default = comparison.CONFIGS[_named_config(rest, comparison.CONFIGS)]
+    job = _parse(
+        comparison.BiasedDigitsJob, rest, "isnet-jax train biased-digits", default=default
+    )
+    comparison.run(job, console)
+    for file in ("report.html", "metrics.json"):
+        console.print(f"{file}: {(job.out / file).resolve()}", soft_wrap=True, highlight=False)
+    console.print(f"curves: tensorboard --logdir {job.out / 'tensorboard'}", highlight=False)
+
+
+def _named_config(arguments: list[str], configs: dict[Any, Any]) -> Any:
+    for position, argument in enumerate(arguments):
+        value = None
+        if argument == "--config" and position + 1 < len(arguments):
+            value = arguments[position + 1]
+        elif argument.startswith("--config="):
+            value = argument.removeprefix("--config=")
+        if value is not None:
+            if value not in configs:
+                raise UserError(suggest(value, configs, what="config"))
+            return value
+    return "demo"
+
+
+def _evaluate(arguments: list[str], console: Console) -> None:
+    options = _parse(Evaluate, arguments, "isnet-jax evaluate")
+    from isnet_jax import comparison
+
+    _cache_compilations()
+    comparison.evaluate_run(options.run, options.data_dir, console)
+
+
+def _explain(arguments: list[str], console: Console) -> None:
+    options = _parse(Explain, arguments, "isnet-jax explain")
+    from isnet_jax import explanation
+
+    _cache_compilations()
+    found = explanation.explain_file(
+        options.image, options.checkpoint, options.target, options.architecture, options.out
+    )
+    console.print(found, highlight=False, soft_wrap=True)
+
+
+def _parse(kind: type, arguments: list[str], program: str, **options: Any) -> Any:
+    return tyro.cli(kind, args=arguments, prog=program, config=(tyro.conf.FlagConversionOff,), **options)
+
+
+def _cache_compilations() -> None:
+    """Compile once per machine: the next run of the same program starts in seconds."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "isnet_jax" / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _escaped(error: Exception) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))

@@ -1,0 +1,55 @@
+"""Predictions of the bare model: at run time an ISNet costs what the classifier costs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+
+def chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Indices in chunks of one size: the last one is filled up with repetitions of index 0.
+
+    Yields the indices and how many of them count, so that one compiled shape serves all.
+    """
+    for start in range(0, count, size):
+        indices = np.arange(start, min(start + size, count))
+        padded = np.zeros(size, int)
+        padded[: len(indices)] = indices
+        yield padded, len(indices)
+
+
+def in_chunks(
+    function: Callable[..., Any], arrays: tuple[np.ndarray, ...], size: int
+) -> Any:
+    """`function(*arrays)` for arrays too long for one call; results are joined on axis 0."""
+    size = min(size, len(arrays[0]))
+    parts = []
+    for indices, valid in chunks(len(arrays[0]), size):
+        result = jax.device_get(function(*(array[indices] for array in arrays)))
+        parts.append(jax.tree.map(lambda value, valid=valid: value[:valid], result))
+    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
+
+
+def predict(
+    model: nnx.Module, images: Float[np.ndarray, "n h w c"], *, batch_size: int = 250
+) -> Float[np.ndarray, "n classes"]:
+    """Logits in eval mode."""
+    model.eval()
+    graph, state = nnx.split(model)
+    return in_chunks(lambda chunk: _logits(graph, state, chunk), (images,), batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(graph: nnx.GraphDef, state: nnx.State, images: Array) -> Array:
+    return nnx.merge(graph, state)(images)
+
+
+def accuracy(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> float:
+    """Share of samples whose highest logit is the label's, in [0, 1]."""
+    return float((np.argmax(logits, 1) == labels).mean())

@@ -1,0 +1,74 @@
+"""Explain one image file with a trained network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from isnet_jax import lrp
+from isnet_jax.errors import UserError, suggest
+from isnet_jax.evaluation.background import JUDGE
+from isnet_jax.training.checkpoint import load_network
+from isnet_jax.visualize import panel, save_png
+
+
+def explain_file(
+    image: Path, checkpoint: Path, target: str | None, architecture: str | None, out: Path
+) -> str:
+    """Write the image beside its heatmap.
+
+    Args:
+      image: any size and mode that Pillow reads; it must have the network's size.
+      checkpoint: a network's folder in a run.
+      target: class name or number; None explains the prediction.
+      architecture: what the checkpoint should be; None takes what is there.
+      out: PNG file to write.
+
+    Returns:
+      A sentence with the prediction and the file.
+
+    Raises:
+      UserError: an unreadable image or one of another size, an unknown class, no such checkpoint.
+    """
+    model, description = load_network(checkpoint, architecture)
+    pixels = _read(image, description.image_shape)
+    names = description.class_names
+    logits = np.asarray(jax.jit(model)(pixels))  # pyright: ignore[reportArgumentType]
+    predicted = int(logits[0].argmax())
+    explained = predicted if target is None else _class_number(target, names)
+    _, relevance = lrp.relevance(model, pixels, target=explained, rules=JUDGE)  # pyright: ignore[reportArgumentType]
+    share = float(np.asarray(jax.nn.softmax(logits[0])).max())
+    caption = f"relevance for {names[explained]}"
+    figure = panel(
+        pixels,
+        {caption: np.asarray(relevance)},
+        captions={caption: [f"predicted: {names[predicted]} ({share:.0%})"]},
+    )
+    save_png(figure, out)
+    return f"predicted {names[predicted]} ({share:.1%}); heatmap for {names[explained]}: {out}"
+
+
+def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    height, width, channels = shape
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB" if channels == 3 else "L"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"{path} cannot be read as an image ({error}).") from error
+    if pixels.shape[:2] != (height, width):
+        raise UserError(
+            f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels; the network expects "
+            f"{width} x {height}. Resize or crop the image."
+        )
+    return (pixels.reshape(1, *shape) / 255).astype(np.float32)
+
+
+def _class_number(target: str, names: tuple[str, ...]) -> int:
+    if target in names:
+        return names.index(target)
+    if target.isdecimal() and int(target) < len(names):
+        return int(target)
+    raise UserError(suggest(target, names, what="class"))

@@ -1,0 +1,111 @@
+"""What a person sees of a training: a progress bar in the terminal, curves in TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from flax import nnx
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+from tensorboardX import SummaryWriter
+
+from isnet_jax.data import Split
+from isnet_jax.evaluation import highest_logit_relevance
+from isnet_jax.training.loop import Record
+from isnet_jax.visualize import heatmap_grid
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f} steps/s" if speed else "", style="progress.data.speed")
+
+
+class TrainingDisplay:
+    """An observer of `fit`: progress bar, step rate, losses, and TensorBoard logs.
+
+    Use as a context manager.
+
+    Args:
+      name: of the network.
+      steps: in all epochs.
+      start: the step that a resumed run starts from.
+      logs: folder of TensorBoard's files.
+      samples: a few images for the heatmaps in TensorBoard.
+    """
+
+    def __init__(
+        self, name: str, steps: int, start: int, logs: Path, samples: Split, console: Console
+    ):
+        self.name, self.steps, self.start, self.console = name, steps, start, console
+        self.samples = samples
+        self.writer = SummaryWriter(str(logs), purge_step=start + 1 if start else None)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> TrainingDisplay:
+        self.bar.start()
+        self.task = self.bar.add_task(
+            self.name, total=self.steps, completed=self.start, losses="compiling"
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+        self.writer.close()
+
+    def on_step(self, step: int, metrics: Record | None) -> None:
+        assert self.task is not None
+        self.bar.update(self.task, completed=step)
+        if metrics is not None:
+            shown = ("loss", "classification", "heatmap", "accuracy")
+            parts = [f"{key} {metrics[key]:.3f}" for key in shown if key in metrics]
+            self.bar.update(self.task, losses="  ".join(parts))
+            for key, value in metrics.items():
+                self.writer.add_scalar(f"train/{key}", value, step)
+
+    def on_epoch(self, record: Record, model: Callable[[], nnx.Module]) -> None:
+        step = int(record["step"])
+        for key, value in record.items():
+            if key.startswith("validation_"):
+                self.writer.add_scalar(key.replace("_", "/", 1), value, step)
+        batch = self.samples.batch(slice(0, 8))
+        relevance = highest_logit_relevance(model(), batch["image"])
+        grid = heatmap_grid(batch["image"], batch["mask"], {self.name: relevance})
+        self.writer.add_image("heatmaps", np.asarray(grid), step, dataformats="HWC")
+        self.writer.flush()
+        if not self.console.is_terminal:
+            parts = "  ".join(
+                f"{key} {record[key]:.3f}"
+                for key in ("train_loss", "validation_loss", "validation_accuracy")
+            )
+            self.console.print(
+                f"{self.name}: step {step}/{self.steps}  {parts}", soft_wrap=True, highlight=False
+            )

@@ -1,0 +1,68 @@
+"""Optimisers as data."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import optax
+
+from isnet_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimiserConfig:
+    """Gradient clipping, then Adam or SGD, with linear warm-up and cosine decay.
+
+    Attributes:
+      name: which optimiser.
+      learning_rate: its peak, reached after the warm-up; above 0.
+      final_fraction: the last step's share of the peak, in [0, 1].
+      warmup_fraction: share of all steps in which the learning rate rises from 0, in [0, 1).
+      momentum: of SGD; beta1 of Adam; in [0, 1).
+      weight_decay: decoupled, at least 0.
+      clip_norm: the gradient's largest global norm; 0 for no clipping.
+    """
+
+    name: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 1e-2
+    final_fraction: float = 0.01
+    warmup_fraction: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+
+    def __post_init__(self):
+        for field, low, high in (
+            ("final_fraction", 0, 1),
+            ("warmup_fraction", 0, 0.999),
+            ("momentum", 0, 0.9999),
+            ("weight_decay", 0, float("inf")),
+            ("clip_norm", 0, float("inf")),
+        ):
+            value = getattr(self, field)
+            if not low <= value <= high:
+                raise UserError(f"optimiser: {field} is {value}; expected {low} to {high}.")
+        if not self.learning_rate > 0:
+            raise UserError(
+                f"optimiser: learning_rate is {self.learning_rate}; expected above 0."
+            )
+
+    def make(self, steps: int) -> optax.GradientTransformation:
+        """The transformation for a training of this many steps."""
+        schedule = optax.warmup_cosine_decay_schedule(
+            init_value=0.0 if self.warmup_fraction else self.learning_rate,
+            peak_value=self.learning_rate,
+            warmup_steps=max(1, round(self.warmup_fraction * steps)),
+            decay_steps=max(2, steps),
+            end_value=self.final_fraction * self.learning_rate,
+        )
+        clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
+        if self.name == "adam":
+            rule = optax.adamw(schedule, b1=self.momentum, weight_decay=self.weight_decay)
+        else:
+            rule = optax.chain(
+                optax.add_decayed_weights(self.weight_decay),
+                optax.sgd(schedule, momentum=self.momentum),
+            )
+        return optax.chain(clip, rule)

@@ -1,0 +1,132 @@
+"""One compiled step: forward pass, LRP, loss, gradient and update in a single function."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Int
+
+from isnet_jax.objective import ISNetConfig, isnet_loss, plain_loss
+from isnet_jax.training.compilation import compiler_options
+
+Batch = Mapping[str, Any]
+Metrics = dict[str, Array]
+Objective = Callable[[nnx.Module, Batch, Array], tuple[Array, dict[str, Array]]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class TrainState:
+    """All that a step changes, as one pytree.
+
+    Attributes:
+      step: the number of updates so far.
+      key: the run's JAX key; each step folds its number in.
+      parameters, rest: the model's `nnx.Param`s and its other state.
+      optimiser: optax state.
+    """
+
+    step: Int[Array, ""]
+    key: Array
+    parameters: nnx.State
+    rest: nnx.State
+    optimiser: optax.OptState
+
+
+def objective(config: ISNetConfig | None) -> Objective:
+    """The loss of an ISNet, or of the plain classifier for None."""
+    if config is None:
+        return lambda model, batch, key: plain_loss(model, batch)
+    return lambda model, batch, key: isnet_loss(model, batch, config, rng=key)
+
+
+def init_state(
+    model: nnx.Module, optimiser: optax.GradientTransformation, key: Array
+) -> TrainState:
+    """The state before the first step; the model itself is not changed by training."""
+    _, parameters, rest = nnx.split(model, nnx.Param, ...)
+    parameters, rest = jax.tree.map(jnp.copy, (parameters, rest))
+    return TrainState(jnp.zeros((), jnp.int32), key, parameters, rest, optimiser.init(parameters))
+
+
+def make_step(
+    model: nnx.Module,
+    objective: Objective,
+    optimiser: optax.GradientTransformation,
+    *,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The training step of one device, a pure function.
+
+    Args:
+      model: its structure; its values come from the state.
+      objective: (model, batch, key) -> loss, aux with "logits".
+      optimiser: as for `init_state`.
+      axis_name: average gradients, metrics and batch statistics over this mapped axis; each
+        device's share of the batch gets a key of its own.
+
+    Returns:
+      `(state, batch) -> (state, metrics)`; metrics are scalars: loss, accuracy, gradient_norm and
+      the objective's own.
+    """
+    model.train()
+    graph, _, _ = nnx.split(model, nnx.Param, ...)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        if axis_name is not None:
+            key = jax.random.fold_in(key, lax.axis_index(axis_name))
+
+        def loss_of(parameters):
+            copy = nnx.merge(graph, parameters, state.rest, copy=True)
+            loss, aux = objective(copy, batch, key)
+            return loss, (nnx.state(copy, nnx.Not(nnx.Param)), _scalars(loss, aux, batch))
+
+        gradients, (rest, metrics) = jax.grad(loss_of, has_aux=True)(state.parameters)
+        if axis_name is not None:
+            gradients, rest, metrics = lax.pmean((gradients, rest, metrics), axis_name)
+        metrics["gradient_norm"] = optax.global_norm(gradients)
+        updates, optimiser_state = optimiser.update(
+            gradients, state.optimiser, state.parameters
+        )
+        parameters = optax.apply_updates(state.parameters, updates)
+        return (
+            TrainState(state.step + 1, state.key, parameters, rest, optimiser_state),
+            metrics,
+        )
+
+    return step
+
+
+def compile_step(step: Callable[..., Any]) -> Callable[..., Any]:
+    """`step` under jit with its state donated, for one device."""
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
+
+
+def compile_evaluation(
+    model: nnx.Module, objective: Objective
+) -> Callable[[TrainState, Batch, Array], Metrics]:
+    """The objective's metrics on a batch in eval mode, without an update."""
+    model.eval()
+    graph, _, _ = nnx.split(model, nnx.Param, ...)
+    model.train()
+
+    def evaluate(state: TrainState, batch: Batch, key: Array) -> Metrics:
+        copy = nnx.merge(graph, state.parameters, state.rest, copy=True)
+        loss, aux = objective(copy, batch, key)
+        return _scalars(loss, aux, batch)
+
+    return jax.jit(evaluate, compiler_options=compiler_options())
+
+
+def _scalars(loss: Array, aux: Mapping[str, Array], batch: Batch) -> Metrics:
+    correct = jnp.argmax(aux["logits"], 1) == batch["label"]
+    scalars = {name: value for name, value in aux.items() if jnp.ndim(value) == 0}
+    return {"loss": loss, "accuracy": correct.mean(), **scalars}
