@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,14 +10,34 @@ from flax import nnx
 
 from isnet_jax.errors import UserError, suggest
 from isnet_jax.models.convolution import convolve
-from isnet_jax.models.resnet import ResNet
+from isnet_jax.models.densenet import DenseNet
+from isnet_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from isnet_jax.models.small import Compact, Small
 from isnet_jax.models.torch_weights import load_torch, torch_names
+from isnet_jax.models.vgg import DEPTHS, VGG
+from isnet_jax.models.vit import VisionTransformer
 
 _MODELS: dict[str, Callable[..., nnx.Module]] = {
     "small": Small,
     "compact": Compact,
-    "resnet18": ResNet,
+    "resnet18": functools.partial(ResNet, block=BasicBlock, blocks=(2, 2, 2, 2)),
+    "resnet34": functools.partial(ResNet, block=BasicBlock, blocks=(3, 4, 6, 3)),
+    "resnet50": functools.partial(ResNet, block=Bottleneck, blocks=(3, 4, 6, 3)),
+    "resnet101": functools.partial(ResNet, block=Bottleneck, blocks=(3, 4, 23, 3)),
+    "resnet152": functools.partial(ResNet, block=Bottleneck, blocks=(3, 8, 36, 3)),
+    **{
+        f"vgg{depth}{suffix}": functools.partial(VGG, depths=depths, batch_norm=bool(suffix))
+        for depth, depths in DEPTHS.items()
+        for suffix in ("", "_bn")
+    },
+    "densenet121": functools.partial(DenseNet, depths=(6, 12, 24, 16)),
+    "densenet161": functools.partial(DenseNet, depths=(6, 12, 36, 24), growth=48, stem=96),
+    "densenet169": functools.partial(DenseNet, depths=(6, 12, 32, 32)),
+    "densenet201": functools.partial(DenseNet, depths=(6, 12, 48, 32)),
+    "densenet264": functools.partial(DenseNet, depths=(6, 12, 64, 48)),
+    "vit_s_16": functools.partial(VisionTransformer, width=384, depth=12, heads=6),
+    "vit_b_16": functools.partial(VisionTransformer, width=768, depth=12, heads=12),
+    "vit_l_16": functools.partial(VisionTransformer, width=1024, depth=24, heads=16),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
@@ -91,6 +92,21 @@ class BatchNorm(nnx.Module):
         running[...] = new.astype(old.dtype)
 
 
+class LayerNorm(nnx.Module):
+    """Layer norm over the last axis."""
+
+    def __init__(self, features: int, *, epsilon: float = 1e-6, rngs: nnx.Rngs):
+        del rngs
+        self.scale = nnx.Param(jnp.ones(features))
+        self.bias = nnx.Param(jnp.zeros(features))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+        centred = x - x.mean(-1, keepdims=True)
+        variance = (centred * centred).mean(-1, keepdims=True)
+        return centred * lax.rsqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]
+
+
 class Linear(nnx.Linear):
     """A dense layer; kernel (in, out)."""
 
@@ -109,3 +125,30 @@ def max_pool(
 
 def global_average(x: Images) -> Float[Array, "batch channels"]:
     return x.mean((1, 2))
+
+
+def average_pool(x: Images, size: int) -> Maps:
+    """Mean over windows that tile the image; rows and columns that are left over are dropped."""
+    batch, height, width, channels = x.shape
+    rows, columns = height // size, width // size
+    x = x[:, : rows * size, : columns * size]
+    return x.reshape(batch, rows, size, columns, size, channels).mean((2, 4))
+
+
+def adaptive_average_pool(x: Images, cells: int) -> Maps:
+    """Mean over `cells` x `cells` windows that cover the image evenly (PyTorch's convention)."""
+    height, width = x.shape[1:3]
+    if height == width == cells:
+        return x
+    if height % cells == width % cells == 0 and height == width:
+        return average_pool(x, height // cells)
+    rows, columns = (_window_means(size, cells).astype(x.dtype) for size in (height, width))
+    return jnp.einsum("rh,bhwc,sw->brsc", rows, x, columns)
+
+
+def _window_means(size: int, cells: int) -> np.ndarray:
+    pixels = np.arange(size)[None]
+    start = np.arange(cells)[:, None] * size // cells
+    stop = -(-(np.arange(cells)[:, None] + 1) * size // cells)
+    inside = (pixels >= start) & (pixels < stop)
+    return inside / inside.sum(1, keepdims=True)

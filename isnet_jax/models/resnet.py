@@ -8,28 +8,71 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from isnet_jax.models.layers import BatchNorm, Conv, Images, Linear, global_average, max_pool
+from isnet_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    Images,
+    Linear,
+    Maps,
+    global_average,
+    max_pool,
+)
 
 
 class BasicBlock(nnx.Module):
     """Two 3x3 convolutions beside a shortcut."""
+
+    expansion = 1
 
     def __init__(self, in_channels: int, channels: int, *, stride: int, rngs: nnx.Rngs):
         self.conv1 = Conv(in_channels, channels, 3, stride=stride, rngs=rngs)
         self.bn1 = BatchNorm(channels, rngs=rngs)
         self.conv2 = Conv(channels, channels, 3, rngs=rngs)
         self.bn2 = BatchNorm(channels, rngs=rngs)
-        self.downsample = nnx.List([])
-        if stride != 1 or in_channels != channels:
-            self.downsample.append(Conv(in_channels, channels, 1, stride=stride, rngs=rngs))
-            self.downsample.append(BatchNorm(channels, rngs=rngs))
+        self.downsample = _projection(in_channels, channels, stride, rngs)
 
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Maps:
         shortcut = x
         for layer in self.downsample:
             shortcut = layer(shortcut)
         x = nnx.relu(self.bn1(self.conv1(x)))
         return nnx.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class Bottleneck(nnx.Module):
+    """A 3x3 convolution between two 1x1 ones beside a shortcut; the stride is at the 3x3."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, *, stride: int, rngs: nnx.Rngs):
+        channels = width * self.expansion
+        self.conv1 = Conv(in_channels, width, 1, rngs=rngs)
+        self.bn1 = BatchNorm(width, rngs=rngs)
+        self.conv2 = Conv(width, width, 3, stride=stride, rngs=rngs)
+        self.bn2 = BatchNorm(width, rngs=rngs)
+        self.conv3 = Conv(width, channels, 1, rngs=rngs)
+        self.bn3 = BatchNorm(channels, rngs=rngs)
+        self.downsample = _projection(in_channels, channels, stride, rngs)
+
+    def __call__(self, x: Images) -> Maps:
+        shortcut = x
+        for layer in self.downsample:
+            shortcut = layer(shortcut)
+        x = nnx.relu(self.bn1(self.conv1(x)))
+        x = nnx.relu(self.bn2(self.conv2(x)))
+        return nnx.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+def _projection(in_channels: int, channels: int, stride: int, rngs: nnx.Rngs) -> nnx.List:
+    """What a shortcut needs to fit its block's output: nothing, or a 1x1 convolution and norm."""
+    if stride == 1 and in_channels == channels:
+        return nnx.List([])
+    return nnx.List(
+        [
+            Conv(in_channels, channels, 1, stride=stride, rngs=rngs),
+            BatchNorm(channels, rngs=rngs),
+        ]
+    )
 
 
 class ResNet(nnx.Module):
@@ -44,7 +87,8 @@ class ResNet(nnx.Module):
         self,
         num_classes: int,
         *,
-        blocks: Sequence[int] = (2, 2, 2, 2),
+        block: type[BasicBlock] | type[Bottleneck],
+        blocks: Sequence[int],
         in_channels: int = 3,
         rngs: nnx.Rngs,
     ):
@@ -54,10 +98,10 @@ class ResNet(nnx.Module):
         for stage, count in enumerate(blocks):
             width = 64 * 2**stage
             made = []
-            for block in range(count):
-                stride = 2 if stage and not block else 1
-                made.append(BasicBlock(channels, width, stride=stride, rngs=rngs))
-                channels = width
+            for number in range(count):
+                stride = 2 if stage and not number else 1
+                made.append(block(channels, width, stride=stride, rngs=rngs))
+                channels = width * block.expansion
             setattr(self, f"layer{stage + 1}", nnx.List(made))
         self.fc = Linear(channels, num_classes, rngs=rngs)
 

@@ -10,11 +10,16 @@ import numpy as np
 from flax import nnx
 
 from isnet_jax.errors import UserError
-from isnet_jax.models.layers import BatchNorm, Conv, Linear
+from isnet_jax.models.layers import BatchNorm, Conv, LayerNorm, Linear
+from isnet_jax.models.vit import Attention, Encoder, VisionTransformer
 
 _SUFFIXES: dict[type, dict[str, str]] = {
     Conv: {"kernel": "weight", "bias": "bias"},
     Linear: {"kernel": "weight", "bias": "bias"},
+    LayerNorm: {"scale": "weight", "bias": "bias"},
+    Attention: {"kernel": "in_proj_weight", "bias": "in_proj_bias"},
+    Encoder: {"pos_embedding": "pos_embedding"},
+    VisionTransformer: {"class_token": "class_token"},
     BatchNorm: {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"},
 }
 _IGNORED = "num_batches_tracked"

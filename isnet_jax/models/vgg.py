@@ -1,0 +1,94 @@
+"""VGG (Simonyan and Zisserman, ICLR 2015, table 1), with torchvision's names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from isnet_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    Images,
+    Linear,
+    Maps,
+    adaptive_average_pool,
+    max_pool,
+)
+
+# Convolutions in each of the five stages of widths 64, 128, 256, 512, 512.
+DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+
+
+class Relu(nnx.Module):
+    """A ReLU that holds its place in torchvision's numbering."""
+
+    def __call__(self, x: Array) -> Array:
+        return nnx.relu(x)
+
+
+class Pool(nnx.Module):
+    """A 2x2 max-pool whose output is named for `lrp.vjp(..., taps=...)`."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, x: Images) -> Maps:
+        return checkpoint_name(max_pool(x, 2), self.name)
+
+
+class VGG(nnx.Module):
+    """Five stages of 3x3 convolutions, each followed by a max-pool, and three dense layers.
+
+    The max-pools' outputs are named "pool1" to "pool5".
+    """
+
+    supervised_places = ("pool1", "pool2", "pool3", "pool4", "pool5")
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        depths: Sequence[int],
+        batch_norm: bool = False,
+        dropout: float = 0.5,
+        in_channels: int = 3,
+        rngs: nnx.Rngs,
+    ):
+        layers: list[nnx.Module] = []
+        channels = in_channels
+        for stage, (width, depth) in enumerate(
+            zip((64, 128, 256, 512, 512), depths, strict=True), start=1
+        ):
+            for _ in range(depth):
+                layers.append(Conv(channels, width, 3, use_bias=True, rngs=rngs))
+                if batch_norm:
+                    layers.append(BatchNorm(width, rngs=rngs))
+                layers.append(Relu())
+                channels = width
+            layers.append(Pool(f"pool{stage}"))
+        self.features = nnx.List(layers)
+        self.classifier = nnx.List(
+            [
+                Linear(channels * 7 * 7, 4096, rngs=rngs),
+                Relu(),
+                nnx.Dropout(dropout, rngs=rngs),
+                Linear(4096, 4096, rngs=rngs),
+                Relu(),
+                nnx.Dropout(dropout, rngs=rngs),
+                Linear(4096, num_classes, rngs=rngs),
+            ]
+        )
+
+    def __call__(self, x: Images) -> Float[Array, "batch classes"]:
+        for layer in self.features:
+            x = layer(x)
+        x = adaptive_average_pool(x, 7)
+        # torchvision flattens channels first.
+        x = jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)
+        for layer in self.classifier:
+            x = layer(x)
+        return x
