@@ -56,10 +56,37 @@ def _half(residuals, g):
     return g / 2
 
 
-def mark(value: Any, carrier: Any) -> Any:
-    """`value`; the cotangent of `carrier` (zeros of its shape) is the relevance `value * G`."""
-    return attach(_mark, value, (value, carrier), value)
+def mark(value: Any, carrier: Any, times_value: bool = True) -> Any:
+    """`value`; the cotangent of `carrier` (zeros of its shape) is the relevance `value * G`.
+
+    Args:
+      times_value: False: the carrier's cotangent is G.
+    """
+    return attach(_mark if times_value else _copy, value, (value, carrier), (value, carrier))
 
 
-def _mark(value, g):
-    return g, value * g
+def _mark(residuals, g):
+    value, carrier = residuals
+    return g, value.astype(carrier.dtype) * g.astype(carrier.dtype)
+
+
+def _copy(residuals, g):
+    return g, g.astype(residuals[1].dtype)
+
+
+def fork(zeros: Any, routes: Any) -> Any:
+    """`zeros`, whose cotangent goes to each of `routes`, all of its shape and dtype."""
+    return attach(_fork, zeros, routes, [None for _ in routes])
+
+
+def _fork(residuals, g):
+    return [g for _ in residuals]
+
+
+def masked(value: Any, mask: Any) -> Any:
+    """`value`, whose cotangent is multiplied by `mask`."""
+    return attach(_masked, value, value, mask)
+
+
+def _masked(mask, g):
+    return g * mask.astype(g.dtype)

@@ -6,8 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Set
 from functools import cached_property
 
+import numpy as np
+
 from isnet_jax.lrp import _facts
-from isnet_jax.lrp._jaxpr import Constant, Graph, Operand, Operation, Variable
+from isnet_jax.lrp._jaxpr import Constant, Graph, Operand, Operation, Variable, subgraphs
 
 
 class Dataflow:
@@ -75,21 +77,34 @@ class Dataflow:
             reductions = self._reductions(operation.inputs)
             if reductions and self._meets(operation.outputs[0], reductions):
                 found[operation.outputs[0]] = self._statistic_kind(reductions)
-        for operation in self.graph.operations:
-            if operation.name in ("add", "sub", "add_any"):
-                for centre, other in _both_orders(operation.inputs):
-                    if self._is_batch_centre(centre, other):
-                        assert not isinstance(centre, Constant)
-                        found[centre] = "batch"
+        for centre, reductions, _ in self._centres:
+            if self._statistic_kind(reductions) == "batch":
+                found[centre] = "batch"
         return found
 
-    def _is_batch_centre(self, centre: Operand, other: Operand) -> bool:
-        if isinstance(centre, Constant) or isinstance(other, Constant):
-            return False
-        reductions = self._reductions([centre])
-        if not reductions or self._statistic_kind(reductions) != "batch":
-            return False
-        return bool(self.elementwise_ancestors([other]) & self._reduced_from(reductions))
+    @cached_property
+    def centring(self) -> frozenset[Operation]:
+        """The subtractions of a norm's mean and the reductions behind them."""
+        return frozenset(
+            op for _, reductions, subtraction in self._centres for op in (*reductions, subtraction)
+        )
+
+    @cached_property
+    def _centres(self) -> list[tuple[Variable, list[Operation], Operation]]:
+        """Means that are added to or taken from what they were reduced from."""
+        found = []
+        for operation in self.graph.operations:
+            if operation.name not in ("add", "sub", "add_any"):
+                continue
+            for centre, other in _both_orders(operation.inputs):
+                if isinstance(centre, Constant) or isinstance(other, Constant):
+                    continue
+                reductions = self._reductions([centre])
+                if reductions and (
+                    self.elementwise_ancestors([other]) & self._reduced_from(reductions)
+                ):
+                    found.append((centre, reductions, operation))
+        return found
 
     def _statistic_kind(self, reductions: Iterable[Operation]) -> str:
         over_batch = all(
@@ -155,6 +170,52 @@ class Dataflow:
                     stack.extend(operation.outputs)
         return False
 
+    # Signs
+
+    def nonnegative(self, operand: Operand) -> bool:
+        """Whether the value is known to have no negative elements."""
+        known, stack = self._nonnegative, [operand]
+        while stack:
+            current = stack[-1]
+            if isinstance(current, Constant) or current in known:
+                stack.pop()
+                continue
+            needed = self._signs_needed(self.producer.get(current))
+            if needed is None:
+                known[current] = False
+            else:
+                open_ = [v for v in variables(needed) if v not in known]
+                if open_:
+                    stack.extend(open_)
+                    continue
+                known[current] = all(
+                    known[o] if not isinstance(o, Constant) else bool(np.all(o.value >= 0))
+                    for o in needed
+                )
+            stack.pop()
+        return bool(np.all(operand.value >= 0)) if isinstance(operand, Constant) else known[operand]
+
+    @cached_property
+    def _nonnegative(self) -> dict[Variable, bool]:
+        return {}
+
+    def _signs_needed(self, operation: Operation | None) -> list[Operand] | None:
+        """The operands that must be nonnegative for the result to be; None: not known."""
+        if operation is None:
+            return None
+        name, inputs = operation.name, list(operation.inputs)
+        if name in _facts.NONNEGATIVE or is_relu(operation):
+            return []
+        if name in _facts.SIGN_KEEPING:
+            return inputs
+        if name in ("gather", "dynamic_slice", "reduce_precision"):
+            return inputs[:1]
+        if name == "select_n":
+            return inputs[1:]
+        if name == "mul" and inputs[0] == inputs[1]:
+            return []
+        return None
+
     # Activations
 
     def elementwise_roots(self, variable: Variable) -> list[Variable]:
@@ -177,6 +238,17 @@ class Dataflow:
         """The nearest value that all the operands are elementwise functions of."""
         first, *others = (self.elementwise_roots(v) for v in operands)
         return next((v for v in first if all(v in other for other in others)), None)
+
+
+def is_relu(operation: Operation) -> bool:
+    """Whether the operation is `max(x, 0)`, bare or as `jax.nn.relu`."""
+    if operation.name == "max":
+        constants = [o.value for o in operation.inputs if isinstance(o, Constant)]
+        return len(constants) == 1 and not np.any(constants[0])
+    if operation.name != "custom_jvp_call":
+        return False
+    (body,) = subgraphs(operation, lambda name: False)
+    return len(body.operations) == 1 and is_relu(body.operations[0])
 
 
 def variables(operands: Iterable[Operand]) -> Iterator[Variable]:

@@ -1,18 +1,20 @@
-"""A layer as rules see it: what follows it folded into its weights, its input traced back."""
+"""A layer as rules see it: what follows it folded into its weights, its input's range."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from isnet_jax.lrp import _facts
-from isnet_jax.lrp._jaxpr import Constant, Operand, Operation, Variable
-from isnet_jax.lrp._sites import Plan, Site, weight_axes
-from isnet_jax.lrp.rules import Layer, RelevanceRule
+from isnet_jax.lrp._jaxpr import Constant, Operand, Variable
+from isnet_jax.lrp._layers import moved_axes, weight_axes
+from isnet_jax.lrp._sites import Plan, Site
+from isnet_jax.lrp.relevance_rules import Level, RelevanceRule
+from isnet_jax.lrp.rules import Layer, LayerRule
 
 _AFFINE: dict[str, Callable[[Any, Any], Any]] = {
     "add": jnp.add,
@@ -22,24 +24,35 @@ _AFFINE: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+class Folded(NamedTuple):
+    """A folded layer, and functions: its operation, and the way back from the tail's shape."""
+
+    layer: Layer
+    apply: Callable[[Any, Any], Any]
+    restore: Callable[[Any], Any]
+
+
 class Folding:
     """Reads the values of one evaluation; computes only what a rule asks for."""
 
-    def __init__(
-        self, plan: Plan, values: Mapping[Variable, Any], carriers: Mapping[Variable, Any]
-    ):
+    def __init__(self, plan: Plan, values: Mapping[Variable, Any]):
         self.graph = plan.graph
         self.flow = plan.flow
         self.first_sources = plan.first_sources
         self.values = values
-        self.carriers = carriers
+        self.layers: dict[Variable, Folded] = {}
 
-    def layer(self, site: Site, rule: RelevanceRule) -> tuple[Layer, Callable[..., Any]]:
-        """The folded layer, its `apply` apart: it is a function, the rest are arrays."""
-        operation, x = site.operation, site.route
+    def layer(self, site: Site) -> Folded:
+        """The folded layer of a site."""
+        if site.at not in self.layers:
+            self.layers[site.at] = self._fold(site, site.rule)
+        return self.layers[site.at]
+
+    def _fold(self, site: Site, rule: LayerRule | RelevanceRule) -> Folded:
+        operation, x, constant = site.operation, site.route, rule.constant_bias
         assert x is not None
         side = 1 - operation.inputs.index(x)
-        weight = self._read(operation.inputs[side])
+        weight = self.read(operation.inputs[side])
         output = operation.outputs[0]
         axes = weight_axes(operation, self.flow)
         shape = self.graph.shape(output)
@@ -47,8 +60,8 @@ class Folding:
             [size if axis in axes else 1 for axis, size in enumerate(shape)],
             self.values[output].dtype,
         )
-        bias = self._through_tail(site, jnp.zeros_like(unit))
-        factor = self._through_tail(site, unit) - bias
+        bias = self._through_tail(site, jnp.zeros_like(unit), constant)
+        factor = self._through_tail(site, unit, constant) - bias
         kernel = [1] * weight.ndim
         for axis, kernel_axis in axes.items():
             kernel[kernel_axis] = shape[axis]
@@ -60,88 +73,107 @@ class Folding:
         def apply(x: Any, weight: Any) -> Any:
             return operation.bind(*((x, weight) if side == 1 else (weight, x)))[0]
 
+        def shaped(z: Any) -> Any:
+            for step in site.tail:
+                if step.name in _facts.SHAPING:
+                    (z,) = step.bind(z)
+            return z
+
+        def restore(y: Any) -> Any:
+            output_like = jax.ShapeDtypeStruct(shape, y.dtype)
+            return jax.linear_transpose(shaped, output_like)(y)[0]
+
         layer = Layer(
             x=self.values[x],
             weight=weight * per_kernel,
             bias=bias,
-            z=factor * self.values[output] + bias,
-            low=self._bound(operation, x, rule.low),
-            high=self._bound(operation, x, rule.high),
+            z=factor * self.values[output] + bias if constant else restore(self.values[site.at]),
+            low=self._bound(site, x, getattr(rule, "low", None)),
+            high=self._bound(site, x, getattr(rule, "high", None)),
+            nonnegative=self.flow.nonnegative(x),
         )
-        return layer, apply
+        return Folded(layer, apply, restore)
 
-    def carrier(self, variable: Variable) -> Any:
-        """The input's carrier, moved as the user's program moves the input to `variable`."""
-        if variable in self.carriers:
-            return self.carriers[variable]
-        producer = self.flow.producer[variable]
-        moved = {v: self.carrier(v) for v in self.flow.carrying_inputs(producer)}
-        if producer.name in _AFFINE or producer.name in _facts.IDENTITIES:
-            (value,) = set(moved.values()) if len(moved) == 1 else (None,)
-            return value
-        like = next(iter(moved.values())).dtype
-        operands = [
-            moved[o] if o in moved else _cast_floats(self._read(o), like) for o in producer.inputs
-        ]
-        return producer.bind(*operands)[producer.outputs.index(variable)]
-
-    def _read(self, operand: Operand) -> Any:
+    def read(self, operand: Operand) -> Any:
         return operand.value if isinstance(operand, Constant) else self.values[operand]
 
     # The tail
 
-    def _through_tail(self, site: Site, value: Any) -> Any:
+    def _through_tail(self, site: Site, value: Any, constant: bool) -> Any:
         """What the operations after the layer make of a value that is constant per channel.
 
-        Biases and statistics enter as constants of the outer gradient.
+        Args:
+          constant: biases and statistics enter as constants of the outer gradient.
         """
-        current = site.operation.outputs[0]
+        current, shape = site.operation.outputs[0], value.shape
+        start = tuple(weight_axes(site.operation, self.flow))
+        axes = start
         for operation in site.tail:
             if operation.name in _AFFINE:
                 additive = operation.name in ("add", "sub")
                 operands = [
-                    value if operand == current else self._per_channel(operand, value.ndim, additive)
+                    value
+                    if operand == current
+                    else self._per_channel(operand, value.ndim, constant, additive)
                     for operand in operation.inputs
                 ]
                 value = _AFFINE[operation.name](*operands)
             elif operation.name == "convert_element_type":
                 value = value.astype(operation.params["new_dtype"])
+            elif operation.name in _facts.SHAPING:
+                moved = moved_axes(operation, axes, self.flow)
+                assert moved is not None
+                rank = len(self.graph.shape(operation.outputs[0]))
+                value, axes = _placed(value, axes, moved, rank), moved
             current = operation.outputs[0]
-        return value
+        return value if axes == start else _placed(value, axes, start, len(shape))
 
-    def _per_channel(self, operand: Operand, rank: int, constant: bool) -> Any:
+    def _per_channel(self, operand: Operand, rank: int, constant: bool, additive: bool) -> Any:
         producer = None if isinstance(operand, Constant) else self.flow.producer.get(operand)
-        if producer is not None and producer.name == "broadcast_in_dim":
-            constant = constant or operand in self.flow.statistics
-            source = self._frozen(producer.inputs[0], constant)
-            shape = [1] * rank
-            for axis, size in zip(
-                producer.params["broadcast_dimensions"], source.shape, strict=True
-            ):
-                shape[axis] = size
-            value = source.reshape(shape)
+        broadcast = producer is not None and producer.name == "broadcast_in_dim"
+        source = producer.inputs[0] if broadcast and producer else operand
+        if not constant:
+            value = self.read(source)
+        elif additive or operand in self.flow.statistics:
+            value = lax.stop_gradient(self.read(source))
         else:
-            value = self._frozen(operand, constant)
-        return lax.stop_gradient(value) if constant else value
+            value = self._frozen(source)
+        if not broadcast or producer is None:
+            return value
+        shape = [1] * rank
+        for axis, size in zip(
+            producer.params["broadcast_dimensions"], jnp.shape(value), strict=True
+        ):
+            shape[axis] = size
+        return jnp.reshape(value, shape)
 
-    def _frozen(self, operand: Operand, constant: bool) -> Any:
+    def _frozen(self, operand: Operand) -> Any:
         """The operand's value with the statistics in it constant."""
-        if isinstance(operand, Constant) or constant or operand not in self.flow.depending:
-            return self._read(operand)
+        if isinstance(operand, Constant) or operand not in self.flow.depending:
+            return self.read(operand)
         if operand in self.flow.statistics:
             return lax.stop_gradient(self.values[operand])
         producer = self.flow.producer[operand]
-        values = [self._frozen(o, constant) for o in producer.inputs]
+        values = [self._frozen(o) for o in producer.inputs]
         return producer.bind(*values)[producer.outputs.index(operand)]
 
     # The input's range
 
-    def _bound(self, operation: Operation, x: Variable, level: float) -> Any | None:
-        """The layer's input where the model's input is `level` everywhere; None if it is zero."""
-        if x not in self.first_sources:
+    def _bound(self, site: Site, x: Variable, level: Level | None) -> Any | None:
+        """The layer's input where the model's input is `level` everywhere; None if it is zero.
+
+        At layers that do not read the model's input: where their own input is.
+        """
+        if level is None:
+            return None
+        operation = site.operation
+        if site.first and x not in self.first_sources:
             return None if level == 0 and self._only_moved(x) else self._at_level(x, level)
         if level == 0:
             return None
+        if isinstance(level, tuple):
+            return _filled(self.values[x], level)
+        assert not isinstance(level, tuple)
         shape = list(self.graph.shape(x))
         if operation.name == "conv_general_dilated":
             shape[operation.params["dimension_numbers"].lhs_spec[0]] = 1
@@ -160,31 +192,31 @@ class Folding:
             map(self._only_moved, self.flow.carrying_inputs(producer))
         )
 
-    def _at_level(self, variable: Variable, level: float) -> Any:
+    def _at_level(self, variable: Variable, level: Level) -> Any:
         if variable in self.first_sources:
-            return jnp.full_like(self.values[variable], level)
+            return _filled(self.values[variable], level)
         producer = self.flow.producer[variable]
         operands = [
-            self._at_level(o, level) if self.flow.carries(o) else self._read(o)
+            self.read(o)
+            if isinstance(o, Constant) or not self.flow.carries(o)
+            else self._at_level(o, level)
             for o in producer.inputs
         ]
         return producer.bind(*operands)[producer.outputs.index(variable)]
 
 
-def _cast_floats(value: Any, dtype: Any) -> Any:
-    value = jnp.asarray(value)
-    return value.astype(dtype) if jnp.issubdtype(value.dtype, jnp.inexact) else value
+def _placed(value: Any, axes: Sequence[int], new: Sequence[int], rank: int) -> Any:
+    """A value of size one but on `axes`, with these moved to `new` among `rank` axes."""
+    others = [axis for axis in range(value.ndim) if axis not in axes]
+    sizes = [value.shape[axis] for axis in axes]
+    flat = jnp.transpose(value, [*axes, *others]).reshape(sizes)
+    order = sorted(range(len(new)), key=lambda i: new[i])
+    shape = [1] * rank
+    for axis, size in zip(new, sizes, strict=True):
+        shape[axis] = size
+    return jnp.transpose(flat, order).reshape(shape)
 
 
-def redistribute(
-    rule: RelevanceRule, apply: Callable[..., Any], residuals: tuple[Layer, Any], g: Any
-) -> Any:
-    """The pullback of a relevance rule: G at the layer's output to relevance at its input."""
-    layer, value = residuals
-    dtype = jnp.promote_types(value.dtype, jnp.float32)
-    relevance = value.astype(dtype) * g.astype(dtype)
-    result = rule.redistribute(layer, apply, relevance)
-    return result.astype(dtype)
-
-
-jax.tree_util.register_dataclass(Layer)
+def _filled(like: Any, level: Level) -> Any:
+    """The level, or a level for each element of the last axis, in the shape of `like`."""
+    return jnp.broadcast_to(jnp.asarray(level, like.dtype), like.shape)

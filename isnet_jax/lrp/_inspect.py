@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from isnet_jax.lrp import _jaxpr
-from isnet_jax.lrp._api import Rules, parameter_names, walk
-from isnet_jax.lrp._sites import Context, make_plan
+from isnet_jax.lrp._api import Rules
+from isnet_jax.lrp._program import Program
+from isnet_jax.lrp._sites import Context, walk
 from isnet_jax.lrp.composites import as_composite
 
 
@@ -69,7 +69,13 @@ class Table:
         )
 
 
-def inspect(f: Callable[..., Any], *primals: Any, rules: Rules, taps: Sequence[str] = ()) -> Table:
+def inspect(
+    f: Callable[..., Any],
+    *primals: Any,
+    rules: Rules,
+    taps: Sequence[str] = (),
+    strict: bool = False,
+) -> Table:
     """Every place where LRP differs from the plain VJP, and what it cannot pass.
 
     Nothing is computed: `primals` may be `jax.ShapeDtypeStruct`s. All else in the model is the
@@ -77,22 +83,23 @@ def inspect(f: Callable[..., Any], *primals: Any, rules: Rules, taps: Sequence[s
 
     Args:
       f, primals, rules, taps: as for `vjp`.
+      strict: raise what `vjp` would raise, instead of marking it in the table.
     """
-    context = Context(as_composite(rules), frozenset(taps))
-    graph, _ = _jaxpr.trace(f, primals, context.kept)
-    depends = [graph.inexact(variable) for variable in graph.inputs]
-    plan = make_plan(graph, depends, depends, parameter_names(f, graph.constants), context)
+    program = Program(f, primals, Context(as_composite(rules), frozenset(taps)))
+    if strict:
+        program.check(strict)
     rows = []
-    for body in walk(plan):
+    for body in walk(program.plan):
         order = {variable: number for number, variable in enumerate(body.graph.types)}
         for site in sorted(body.sites.values(), key=lambda site: order[site.at]):
-            source = site.operation.inputs[0] if site.route is None else site.route
+            inputs = site.operation.inputs
+            source = site.route if site.route is not None or not inputs else inputs[0]
             rows.append(
                 Row(
                     kind=site.kind,
                     name=site.name,
                     operation=site.operation.name,
-                    input_shape=body.graph.shape(source),
+                    input_shape=() if source is None else body.graph.shape(source),
                     output_shape=body.graph.shape(site.at),
                     rule=str(site.rule),
                     where=site.operation.where,

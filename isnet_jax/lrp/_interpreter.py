@@ -2,50 +2,59 @@
 
 from __future__ import annotations
 
-import warnings
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from isnet_jax.lrp._cotangent import attach, detach, half, mark
-from isnet_jax.lrp._folding import Folding, redistribute
+from isnet_jax.lrp._carriers import Carriers
+from isnet_jax.lrp._control import reissue
+from isnet_jax.lrp._cotangent import attach, detach, fork, half, mark, masked
+from isnet_jax.lrp._folding import Folding
 from isnet_jax.lrp._jaxpr import Constant, Operand, Operation, Variable
 from isnet_jax.lrp._sites import Plan, Site
-from isnet_jax.lrp.rules import RelevanceRule, Rule
+from isnet_jax.lrp.relevance_rules import RelevanceRule
+from isnet_jax.lrp.rules import BackwardRule, LayerRule, Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """What happens at taps.
+
+    Attributes:
+      carriers: zeros by the tap's name; their cotangents are the relevance there.
+      masks: factors on relevance by the tap's name.
+      times_input: carriers get relevance, not G.
+    """
+
+    carriers: Mapping[str, Any]
+    masks: Mapping[str, Any]
+    times_input: bool = True
 
 
 def evaluate(
-    plan: Plan,
-    inputs: Sequence[Any],
-    carriers: Mapping[Variable, Any],
-    tap_carriers: Mapping[str, Any],
+    plan: Plan, inputs: Sequence[Any], carriers: Mapping[Variable, Any], places: Places
 ) -> list[Any]:
     """The graph's outputs, bit for bit those of the user's program.
 
     Differentiated with respect to the carriers only, their cotangents are relevance.
 
     Args:
-      carriers: zeros for the graph's inputs that receive relevance.
-      tap_carriers: zeros by the tap's name.
+      carriers: zeros for the graph's inputs at which relevance itself arrives.
     """
-    return _Evaluation(plan, inputs, carriers, tap_carriers).run()
-
-
-def carrier_for(value: Any) -> Any:
-    """Zeros like the value, in float32 or wider: their cotangent is its relevance."""
-    return jnp.zeros(value.shape, jnp.promote_types(value.dtype, jnp.float32))
+    return _Evaluation(plan, inputs, carriers, places).run()
 
 
 class _Evaluation:
-    def __init__(self, plan, inputs, carriers, tap_carriers):
+    def __init__(self, plan, inputs, carriers, places):
         self.plan: Plan = plan
-        self.tap_carriers = tap_carriers
+        self.places: Places = places
         self.values: dict[Variable, Any] = dict(plan.graph.constants)
         self.values.update(zip(plan.graph.inputs, inputs, strict=True))
-        self.folding = Folding(plan, self.values, carriers)
+        self.folding = Folding(plan, self.values)
+        self.carriers = Carriers(plan, self.values, self.folding, carriers, self._tap_carrier)
 
     def run(self) -> list[Any]:
         for operation in self.plan.graph.operations:
@@ -60,56 +69,77 @@ class _Evaluation:
         return operand.value if isinstance(operand, Constant) else self.values[operand]
 
     def _bind(self, operation: Operation) -> Sequence[Any]:
-        plans = self.plan.control.get(operation)
-        if plans is None:
-            return operation.bind(*map(self._read, operation.inputs))
-        return self._rematerialise(operation, *plans)
+        inputs = list(map(self._read, operation.inputs))
+        bodies = self.plan.control.get(operation)
+        if bodies is None:
+            return operation.bind(*inputs)
+        operands = operation.inputs[1:] if operation.name == "cond" else operation.inputs
+        carriers = [
+            {
+                inner: self.carriers.of(outer)
+                for inner, outer in zip(body.graph.inputs, operands, strict=True)
+                if inner in body.carrier_inputs and not isinstance(outer, Constant)
+            }
+            for body in bodies
+        ]
+
+        def run(body, inputs, carriers, tap_carriers):
+            places = dataclasses.replace(self.places, carriers=tap_carriers)
+            return evaluate(body, inputs, carriers, places)
+
+        return reissue(operation, bodies, inputs, carriers, self.places.carriers, run)
 
     def _apply(self, site: Site, value: Any) -> Any:
         match site.kind:
             case "activation":
                 assert site.route is not None
-                x = value if site.relu else self.values[site.route]
-                return _scaled(site.rule, x, value, self.values[site.route])
-            case "layer" if isinstance(site.rule, RelevanceRule):
-                assert site.route is not None
-                layer, apply = self.folding.layer(site, site.rule)
-                carrier = self.folding.carrier(site.route)
-                pullback = partial(redistribute, site.rule, apply)
-                return attach(pullback, value, carrier, (layer, value))
+                route = self.values[site.route]
+                if isinstance(site.rule, BackwardRule):
+                    return attach(partial(_backward, site.rule), value, route, value)
+                return _scaled(site.rule, value if site.relu else route, value, route)
             case "layer":
+                return self._layer(site, value)
+            case "sum" | "average":
                 return _scaled(site.rule, value, value, value)
             case "product":
                 return half(value)
             case "statistics":
                 return detach(value) if site.rule == "constant" else value
             case "tap":
-                return mark(value, self.tap_carriers[site.name])
+                return self._tap(site, value)
             case "custom":
                 inputs = tuple(map(self._read, site.operation.inputs))
                 routes = tuple(v for v in inputs if jnp.issubdtype(v.dtype, jnp.inexact))
                 return attach(partial(_handled, site.rule), value, routes, (inputs, value))
-            case "custom_vjp":
-                warnings.warn(
-                    f"lrp: {site.operation.where}: a custom_vjp keeps its own backward pass; put "
-                    "it in a named jax.jit and call lrp.register_rule to choose another.",
-                    stacklevel=2,
-                )
         return value
 
-    def _rematerialise(self, operation: Operation, body: Plan) -> Sequence[Any]:
-        carriers = {
-            inner: self.folding.carrier(outer)
-            for inner, outer in zip(body.graph.inputs, operation.inputs, strict=True)
-            if inner in body.first_sources and not isinstance(outer, Constant)
-        }
+    def _layer(self, site: Site, value: Any) -> Any:
+        rule = site.rule
+        assert site.route is not None
+        if isinstance(rule, RelevanceRule):
+            folded = self.folding.layer(site)
+            pullback = partial(_redistribute, rule, folded.apply, folded.restore)
+            return attach(pullback, value, self.carriers.of(site.route), (folded.layer, value))
+        if isinstance(rule, LayerRule) and rule.folds:
+            folded = self.folding.layer(site)
+            pullback = partial(_propagate, rule, folded.apply, folded.restore)
+            return attach(pullback, value, folded.layer.x, (folded.layer, value))
+        return _scaled(rule, value, value, value)
 
-        def run(inputs, carriers):
-            return evaluate(body, inputs, carriers, self.tap_carriers)
+    def _tap(self, site: Site, value: Any) -> Any:
+        if site.name in self.places.carriers:
+            value = mark(value, self.places.carriers[site.name], self.places.times_input)
+        if site.name in self.places.masks:
+            value = masked(value, self.places.masks[site.name])
+        return value
 
-        policy, prevent_cse = operation.params["policy"], operation.params["prevent_cse"]
-        checkpointed = jax.checkpoint(run, policy=policy, prevent_cse=prevent_cse)
-        return checkpointed(list(map(self._read, operation.inputs)), carriers)
+    def _tap_carrier(self, site: Site, zeros: Any, before: Any | None) -> Any:
+        """The tap for relevance that is not proportional to the value."""
+        routes = [self.places.carriers.get(site.name), before]
+        carrier = fork(zeros, [route for route in routes if route is not None])
+        if site.name in self.places.masks:
+            carrier = masked(carrier, self.places.masks[site.name])
+        return carrier
 
 
 def _scaled(rule: Rule, x: Any, y: Any, route: Any) -> Any:
@@ -123,6 +153,26 @@ def _scaled(rule: Rule, x: Any, y: Any, route: Any) -> Any:
 def _scale(rule: Rule, residuals, g):
     factor = rule.scale(residuals[0], residuals[-1])
     return g if factor is None else g * factor.astype(g.dtype)
+
+
+def _backward(rule: BackwardRule, y, g):
+    return rule.backward(y, g)
+
+
+def _relevance(value, g):
+    dtype = jnp.promote_types(value.dtype, jnp.float32)
+    return value.astype(dtype) * g.astype(dtype)
+
+
+def _propagate(rule: LayerRule, apply, restore, residuals, g):
+    layer, value = residuals
+    return rule.propagate(layer, apply, restore(_relevance(value, g))).astype(layer.x.dtype)
+
+
+def _redistribute(rule: RelevanceRule, apply, restore, residuals, g):
+    layer, value = residuals
+    relevance = restore(_relevance(value, g))
+    return rule.redistribute(layer, apply, relevance).astype(relevance.dtype)
 
 
 def _handled(handler, residuals, g):

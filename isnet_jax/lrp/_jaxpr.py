@@ -15,7 +15,15 @@ import jax.extend as jex
 import jax.numpy as jnp
 from jax.extend import source_info_util
 
+from isnet_jax.lrp import _facts
+
 _INLINED = frozenset({"jit", "pjit", "closed_call", "core_call", "custom_lin"})
+_LIBRARIES = (
+    *(f"/site-packages/{name}/" for name in ("jax", "flax", "haiku", "equinox")),
+    "/isnet_jax/lrp/",
+    "/functools.py",
+    "/contextlib.py",
+)
 
 Variable = int
 
@@ -36,7 +44,6 @@ class Operation:
 
     Attributes:
       name: the primitive's name, or the name of a kept `jit`.
-      where: "file:line (function)" of the user's code.
       scope: the `jax.named_scope` stack, "" where there is none.
     """
 
@@ -44,9 +51,13 @@ class Operation:
     inputs: tuple[Operand, ...]
     outputs: tuple[Variable, ...]
     params: Mapping[str, Any]
-    where: str
     scope: str
     _equation: Any
+
+    @property
+    def where(self) -> str:
+        """ "file:line (function)" of the user's code."""
+        return _where(self._equation.source_info)
 
     def bind(self, *values: Any) -> tuple[Any, ...]:
         """The operation itself, exactly as the user's program runs it."""
@@ -102,8 +113,7 @@ class _Builder:
 
         for equation in jaxpr.eqns:
             inputs = tuple(read(atom) for atom in equation.invars)
-            name = equation.primitive.name
-            if name in _INLINED and not self.kept(str(equation.params.get("name", ""))):
+            if self._is_inlined(equation):
                 parameters = equation.params
                 body = parameters["jaxpr" if "jaxpr" in parameters else "call_jaxpr"]
                 outputs = self.inline_body(body, inputs)
@@ -111,6 +121,12 @@ class _Builder:
                 outputs = self._append(equation, inputs)
             known.update(zip(equation.outvars, outputs, strict=True))
         return tuple(read(atom) for atom in jaxpr.outvars)
+
+    def _is_inlined(self, equation: Any) -> bool:
+        name = equation.primitive.name
+        if name == "custom_jvp_call":
+            return not (self.kept(str(equation.params.get("name", ""))) or is_elementwise(equation))
+        return name in _INLINED and not self.kept(str(equation.params.get("name", "")))
 
     def inline_body(self, body: Any, operands: Sequence[Operand]) -> tuple[Operand, ...]:
         """`inline` for a jaxpr that may be closed over constants."""
@@ -122,7 +138,7 @@ class _Builder:
     def _append(self, equation: Any, inputs: tuple[Operand, ...]) -> tuple[Variable, ...]:
         outputs = tuple(self.fresh(variable.aval) for variable in equation.outvars)
         name = equation.primitive.name
-        if name in _INLINED:
+        if self.kept(str(equation.params.get("name", ""))) and name != "name":
             name = str(equation.params["name"])
         self.operations.append(
             Operation(
@@ -130,12 +146,44 @@ class _Builder:
                 inputs=inputs,
                 outputs=outputs,
                 params=equation.params,
-                where=source_info_util.summarize(equation.source_info),
                 scope=str(equation.source_info.name_stack),
                 _equation=equation,
             )
         )
         return outputs
+
+
+def is_elementwise(equation: Any) -> bool:
+    """Whether a `custom_jvp_call` maps its inputs element by element, as `jax.nn.relu` does."""
+    (output,) = equation.outvars if len(equation.outvars) == 1 else (None,)
+    if output is None or any(v.aval.shape not in ((), output.aval.shape) for v in equation.invars):
+        return False
+    body = _build(equation.params["call_jaxpr"].jaxpr, (), lambda name: False)
+    return all(operation.name in _facts.ELEMENTWISE for operation in body.operations)
+
+
+def names_inside(operation: Operation) -> set[str]:
+    """The names that `checkpoint_name` gives in the operation and its bodies."""
+    return _names_inside(operation._equation)
+
+
+def _names_inside(equation: Any) -> set[str]:
+    if equation.primitive.name == "name":
+        return {equation.params["name"]}
+    found = set()
+    for body in jex.core.jaxprs_in_params(equation.params):
+        for inner in body.eqns:
+            found |= _names_inside(inner)
+    return found
+
+
+def _where(source_info: Any) -> str:
+    frames = getattr(source_info.traceback, "frames", None) or ()
+    for frame in frames:
+        path = frame.file_name.replace("\\", "/")
+        if not any(library in path for library in _LIBRARIES):
+            return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
+    return source_info_util.summarize(source_info)
 
 
 def _build(jaxpr: Any, constants: Sequence[Any], kept: Callable[[str], bool]) -> Graph:

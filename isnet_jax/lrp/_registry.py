@@ -28,7 +28,7 @@ def register_rule(name: str, handler: Handler) -> None:
     """
     if handler not in ("linear", "activation") and not callable(handler):
         raise UserError(
-            f"register_rule({name!r}): the handler is {handler!r}; expected \"linear\", "
+            f'register_rule({name!r}): the handler is {handler!r}; expected "linear", '
             '"activation" or a function (inputs, output, cotangent) -> cotangents.'
         )
     _handlers[name] = handler

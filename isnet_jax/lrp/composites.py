@@ -6,8 +6,24 @@ import dataclasses
 from typing import Literal
 
 from isnet_jax.errors import UserError
-from isnet_jax.lrp.rules import Epsilon, Gradient, Pass, Rule, Zero
+from isnet_jax.lrp.relevance_rules import Flat, Level, RelevanceRule, ZBox
+from isnet_jax.lrp.rules import (
+    AlphaBeta,
+    Deconvolution,
+    Epsilon,
+    Gamma,
+    Gradient,
+    Guided,
+    LayerRule,
+    Norm,
+    Pass,
+    Rule,
+    Stabiliser,
+    Zero,
+    ZPlus,
+)
 
+_ZERO, _PASS = Zero(), Pass()
 Treatment = Literal["constant", "gradient"]
 
 
@@ -28,15 +44,26 @@ class Composite:
       batch_statistics: mean and variance of batch norm in train mode: "constant", LRP as the
         theory has it, or "gradient", the plain VJP through them (samples are coupled).
       norm_statistics: the scale of layer, group and RMS norms, likewise.
+      convolution: at convolutions; None: like any layer. A product with a kernel that was stored
+        with four or more axes counts as one.
+      dense: at dense layers; None: like any layer.
+      sum: at sums of two relevant values (residual connections); `Zero()` is the plain VJP.
+      average: at averages and average pools, likewise.
+      times_input: what the pullback returns: relevance, or G itself, the (modified) gradient.
     """
 
-    layer: Rule = Zero()
-    activation: Rule = Pass()
+    layer: Rule = _ZERO
+    activation: Rule = _PASS
     first: Rule | None = None
     names: tuple[tuple[str, Rule], ...] = ()
-    product: Rule = Zero()
+    product: Rule = _ZERO
     batch_statistics: Treatment = "constant"
     norm_statistics: Treatment = "constant"
+    convolution: Rule | None = None
+    dense: Rule | None = None
+    sum: Rule = _ZERO
+    average: Rule = _ZERO
+    times_input: bool = True
 
     def __post_init__(self):
         for field in ("batch_statistics", "norm_statistics"):
@@ -44,6 +71,14 @@ class Composite:
             if value not in ("constant", "gradient"):
                 raise UserError(
                     f'Composite: {field} is {value!r}; expected "constant" or "gradient".'
+                )
+        for field in ("sum", "average", "activation"):
+            rule = getattr(self, field)
+            folded = isinstance(rule, LayerRule) and rule.folds
+            if folded or isinstance(rule, RelevanceRule):
+                raise UserError(
+                    f"Composite: {rule} is a rule for layers, not for {field}; use Norm() or "
+                    "Epsilon(e) there."
                 )
 
 
@@ -66,8 +101,10 @@ def as_composite(rules: Rule | Composite) -> Composite:
         return rules
     if rules == Epsilon(0.0) or isinstance(rules, Gradient):
         return GRADIENT_INPUT
-    if isinstance(rules, Epsilon):
+    if type(rules) is Epsilon and not rules.folds:
         return Composite(activation=rules)
+    if isinstance(rules, Guided | Deconvolution):
+        return dataclasses.replace(GRADIENT_INPUT, activation=rules, times_input=False)
     if isinstance(rules, Rule):
         return Composite(layer=rules)
     raise UserError(
@@ -91,9 +128,135 @@ def ISNetFlex(  # noqa: N802
     Source: Bassi, Decherchi, Cavalli, IEEE Access 12, 2024.
     """
     if epsilon == 0:
-        return dataclasses.replace(
-            GRADIENT_INPUT, first=first, batch_statistics=batch_statistics
-        )
+        return dataclasses.replace(GRADIENT_INPUT, first=first, batch_statistics=batch_statistics)
+    return Composite(activation=Epsilon(epsilon), first=first, batch_statistics=batch_statistics)
+
+
+def ISNetBlock(epsilon: float = 1e-2, first: Rule | None = None) -> Composite:  # noqa: N802
+    """The LRP Block, the first ISNet's LRP: explicit LRP-epsilon at every layer.
+
+    Batch norm is folded into its convolution, biases and batch statistics are constants of the
+    outer gradient, sums and average pools have the same epsilon, max pools give all to the
+    winner, activations pass. A batch norm that does not follow a layer is LRP-0.
+
+    Args:
+      epsilon: stabiliser of layers, sums and averages, each in units of its own output.
+      first: rule of the layers that read the input, such as `ZBox(0.0, 1.0)`.
+
+    Source: Bassi, Dertkigil, Cavalli, Nature Communications 15:291, 2024.
+    """
     return Composite(
-        activation=Epsilon(epsilon), first=first, batch_statistics=batch_statistics
+        layer=Epsilon(epsilon, constant_bias=True),
+        first=first,
+        sum=Epsilon(epsilon),
+        average=Epsilon(epsilon),
     )
+
+
+def _presets(
+    convolution: Rule, epsilon: Stabiliser, zero_bias: bool, first: Rule | None = None
+) -> Composite:
+    return Composite(
+        convolution=convolution,
+        dense=Epsilon(epsilon, zero_bias),
+        first=first,
+        sum=Norm(),
+        average=Norm(),
+    )
+
+
+def EpsilonPlus(epsilon: Stabiliser = 1e-6, zero_bias: bool = False) -> Composite:  # noqa: N802
+    """z+ at convolutions, LRP-epsilon at dense layers.
+
+    Args:
+      epsilon: stabiliser of the dense layers.
+      zero_bias: leave biases out of all denominators.
+
+    Source: Kohlbrenner et al., IJCNN 2020 (arXiv 1910.09840).
+    """
+    return _presets(ZPlus(zero_bias=zero_bias), epsilon, zero_bias)
+
+
+def EpsilonPlusFlat(epsilon: Stabiliser = 1e-6, zero_bias: bool = False) -> Composite:  # noqa: N802
+    """`EpsilonPlus` with equal shares at the layers that read the input.
+
+    Source: Lapuschkin et al., Nature Communications 10:1096, 2019.
+    """
+    return _presets(ZPlus(zero_bias=zero_bias), epsilon, zero_bias, Flat())
+
+
+def EpsilonAlpha2Beta1(  # noqa: N802
+    epsilon: Stabiliser = 1e-6, zero_bias: bool = False
+) -> Composite:
+    """LRP-alpha2-beta1 at convolutions, LRP-epsilon at dense layers.
+
+    Args and source: as for `EpsilonPlus`.
+    """
+    return _presets(AlphaBeta(2.0, 1.0, zero_bias=zero_bias), epsilon, zero_bias)
+
+
+def EpsilonAlpha2Beta1Flat(  # noqa: N802
+    epsilon: Stabiliser = 1e-6, zero_bias: bool = False
+) -> Composite:
+    """`EpsilonAlpha2Beta1` with equal shares at the layers that read the input."""
+    return _presets(AlphaBeta(2.0, 1.0, zero_bias=zero_bias), epsilon, zero_bias, Flat())
+
+
+def EpsilonGammaBox(  # noqa: N802
+    low: Level,
+    high: Level,
+    epsilon: Stabiliser = 1e-6,
+    gamma: float = 0.25,
+    zero_bias: bool = False,
+) -> Composite:
+    """z^B at the layers that read the input, gamma at convolutions, epsilon at dense layers.
+
+    Args:
+      low, high: the range of the model's input; numbers, or tuples of them, one a channel.
+      epsilon, gamma: of the rules.
+      zero_bias: leave biases out of all denominators. z^B's always leaves them out.
+
+    Source: Montavon et al., Layer-wise relevance propagation: an overview, 2019.
+    """
+    box = ZBox(low, high, epsilon=1e-6, zero_bias=True)
+    return _presets(Gamma(gamma, zero_bias=zero_bias), epsilon, zero_bias, box)
+
+
+def ExcitationBackprop() -> Composite:  # noqa: N802
+    """z+ without biases at every layer: marginal winning probabilities.
+
+    Source: Zhang et al., Top-down neural attention by excitation backprop, IJCV 126, 2018.
+    """
+    return Composite(layer=ZPlus(zero_bias=True), sum=Norm(), average=Norm())
+
+
+def GuidedBackprop() -> Composite:  # noqa: N802
+    """Guided back-propagation; returns the modified gradient, not relevance.
+
+    Source: Springenberg et al., ICLR workshop 2015.
+    """
+    return as_composite(Guided())
+
+
+def Deconvnet() -> Composite:  # noqa: N802
+    """The deconvnet's backward pass; returns the modified gradient, not relevance.
+
+    Source: Zeiler and Fergus, ECCV 2014.
+    """
+    return as_composite(Deconvolution())
+
+
+def AttnLRP(epsilon: Stabiliser = 0.0, first: Rule | None = None) -> Composite:  # noqa: N802
+    """LRP for transformers.
+
+    Elementwise nonlinearities pass relevance (identity rule), products of two relevant values give
+    half to each, the scale of norms is a constant, softmax has its plain VJP.
+
+    Args:
+      epsilon: stabiliser of layers and sums; 0 is LRP-0, the plain VJP of G.
+      first: rule of the layers that read the input, such as the patch embedding.
+
+    Source: Achtibat et al., AttnLRP, ICML 2024 (arXiv 2402.05602).
+    """
+    rule = Zero() if epsilon == 0 else Epsilon(epsilon)
+    return Composite(layer=rule, sum=rule, first=first)
