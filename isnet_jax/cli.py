@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from isnet_jax.errors import UserError, suggest
 
@@ -19,12 +22,13 @@ _USAGE = """usage: isnet-jax COMMAND [OPTIONS]
 Train image classifiers that ignore biased backgrounds.
 
 commands:
-  train biased-digits   train a plain classifier and an ISNet on digits with a background mark
-                        that gives the class away; writes report.html and metrics.json
+  train biased-digits   train a plain classifier and an ISNet on digits whose
+                        background gives the class away; writes report.html
   evaluate              judge the networks of a run on its three test sets again
   explain               draw the heatmap of a network for an image file
 
-isnet-jax COMMAND --help explains every option.
+isnet-jax COMMAND --help explains every option, as in
+isnet-jax train biased-digits --help
 """
 
 
@@ -46,7 +50,7 @@ class Explain:
     """Draw where a network's relevance lies in an image.
 
     Attributes:
-      image: image file; its pixels are scaled to [0, 1].
+      image: image file of the network's image size, in colour or grey.
       checkpoint: a network's folder in a run, such as runs/biased-digits/isnet.
       target: class to explain, by name or number; the predicted class if left out.
       architecture: refuse a checkpoint of any other architecture.
@@ -67,10 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _dispatch(arguments, console)
     except UserError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {_escaped(error)}", highlight=False)
+        Console(stderr=True).print(
+            f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; the same command goes on from the last epoch")
+        Console(stderr=True).print(
+            "interrupted; the same command goes on after the last finished epoch"
+        )
         raise SystemExit(130) from None
 
 
@@ -92,7 +100,11 @@ def _dispatch(arguments: list[str], console: Console) -> None:
 def _train(arguments: list[str], console: Console) -> None:
     jobs = ("biased-digits",)
     if not arguments or arguments[0] in ("-h", "--help"):
-        console.print("usage: isnet-jax train biased-digits [OPTIONS]   (--help explains them)")
+        console.print(
+            "usage: isnet-jax train biased-digits [OPTIONS]   (--help explains them)",
+            highlight=False,
+            markup=False,
+        )
         return
     name, *rest = arguments
     if name not in jobs:
@@ -101,13 +113,12 @@ def _train(arguments: list[str], console: Console) -> None:
 
     _cache_compilations()
     default = comparison.CONFIGS[_named_config(rest, comparison.CONFIGS)]
-    job = _parse(
-        comparison.BiasedDigitsJob, rest, "isnet-jax train biased-digits", default=default
-    )
+    job = _parse(comparison.BiasedDigitsJob, rest, "isnet-jax train biased-digits", default=default)
     comparison.run(job, console)
     for file in ("report.html", "metrics.json"):
         console.print(f"{file}: {(job.out / file).resolve()}", soft_wrap=True, highlight=False)
-    console.print(f"curves: tensorboard --logdir {job.out / 'tensorboard'}", highlight=False)
+    logs = shlex.quote(str(job.out / "tensorboard"))
+    console.print(f"curves: tensorboard --logdir {logs}", soft_wrap=True, highlight=False)
 
 
 def _named_config(arguments: list[str], configs: dict[Any, Any]) -> Any:
@@ -144,20 +155,40 @@ def _explain(arguments: list[str], console: Console) -> None:
 
 
 def _parse(kind: type, arguments: list[str], program: str, **options: Any) -> Any:
-    return tyro.cli(kind, args=arguments, prog=program, config=(tyro.conf.FlagConversionOff,), **options)
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_bool_or_object)
+    return tyro.cli(
+        kind,
+        args=arguments,
+        prog=program,
+        config=(tyro.conf.FlagConversionOff,),
+        registry=registry,
+        **options,
+    )
+
+
+def _bool_or_object(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[bool] | None:
+    """Options that are True, False or an object (`ISNetConfig.box_rule`): here only the former."""
+    kinds = typing.get_args(info.type)
+    if bool not in kinds or not any(dataclasses.is_dataclass(kind) for kind in kinds):
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{True,False}",
+        choices=("True", "False"),
+        instance_from_str=lambda given: given[0] == "True",
+        is_instance=lambda value: isinstance(value, bool),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def _cache_compilations() -> None:
     """Compile once per machine: the next run of the same program starts in seconds."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(home / "isnet_jax" / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def _escaped(error: Exception) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))

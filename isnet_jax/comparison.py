@@ -11,18 +11,20 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
+import optax
 from flax import nnx
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from isnet_jax import models
+from isnet_jax import models, run_folder
 from isnet_jax.data import (
     SPLITS,
     TEST_SPLITS,
@@ -42,8 +44,11 @@ from isnet_jax.training import (
     ModelDescription,
     OptimiserConfig,
     Training,
+    compile_evaluation,
     fit,
+    init_state,
     load_network,
+    objective,
 )
 
 NETWORKS = ("plain", "isnet")
@@ -60,25 +65,28 @@ class BiasedDigitsJob:
     Attributes:
       out: output folder: a new one, or that of the same run interrupted.
       data_dir: where prepared data sets are kept for reuse.
-      config: a named set of options: "demo" takes minutes, "full" trains longer.
+      config: a named set of options, any of which can be given too: "demo" takes minutes, "full"
+        trains longer.
       data: the digits and their background mark.
       model: architecture of both networks.
       isnet: the ISNet's objective.
       optimiser: of both networks.
       epochs: passes of the ISNet over the training images.
       plain_epochs: passes of the plain classifier.
-      batch_size: images a step.
-      max_shift: random shifts of image and mask, in pixels.
-      seed: decides weights, order of the images and random choices.
+      batch_size: images in each training step.
+      max_shift: shift image and mask together by up to this many pixels at random; 0 for none.
+      seed: decides weights, order of the images and random choices; the data have their own.
     """
 
     out: Path = Path("runs/biased-digits")
     data_dir: Path = Path("datasets")
     config: ConfigName = "demo"
-    data: BiasedDigitsConfig = BiasedDigitsConfig(mask_dilation=1)
+    data: BiasedDigitsConfig = field(default_factory=lambda: BiasedDigitsConfig(mask_dilation=1))
     model: str = "compact"
-    isnet: ISNetConfig = ISNetConfig(variant="stochastic", batch_stats="constant")
-    optimiser: OptimiserConfig = OptimiserConfig()
+    isnet: ISNetConfig = field(
+        default_factory=lambda: ISNetConfig(variant="stochastic", batch_stats="constant")
+    )
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     epochs: int = 12
     plain_epochs: int = 6
     batch_size: int = 64
@@ -88,6 +96,8 @@ class BiasedDigitsJob:
     def __post_init__(self):
         if self.model not in models.names():
             raise UserError(suggest(self.model, models.names(), what="model"))
+        for network in NETWORKS:
+            self.training(network)  # Checks the options.
 
     def training(self, network: str) -> Training:
         """How "plain" or "isnet" is trained."""
@@ -109,7 +119,7 @@ CONFIGS: dict[ConfigName, BiasedDigitsJob] = {
 
 
 def run(job: BiasedDigitsJob, console: Console) -> dict[str, Any]:
-    """Train both networks, judge them, write the report.
+    """Train both networks, judge them, write the report; a finished run is only shown again.
 
     Returns:
       What metrics.json holds.
@@ -118,7 +128,13 @@ def run(job: BiasedDigitsJob, console: Console) -> dict[str, Any]:
       UserError: bad options or data, or an output folder that holds something else.
     """
     started = time.monotonic()
-    _claim(job)
+    settings = _settings(job)
+    run_folder.check(job.out, settings)
+    finished = _finished(job.out)
+    if finished is not None:
+        console.print(f"{job.out} is finished", soft_wrap=True, highlight=False)
+        show(finished, console)
+        return finished
     splits = load_data(job.data, job.data_dir, console)
     description = ModelDescription(
         job.model,
@@ -126,20 +142,22 @@ def run(job: BiasedDigitsJob, console: Console) -> dict[str, Any]:
         splits["train"].class_names,
         splits["train"].images.shape[1:],
     )
+    _check_training(job, description, splits["train"])
+    run_folder.claim(job.out, settings)
     networks, history = {}, {}
     for name in NETWORKS:
-        training = job.training(name)
-        steps = training.epochs * (len(splits["train"]) // training.batch_size)
         logs = job.out / "tensorboard" / name
-        with TrainingDisplay(name, steps, 0, logs, splits["validation"], console) as display:
+        with TrainingDisplay(name, logs, splits["validation"], console) as display:
             networks[name], history[name] = fit(
                 description,
-                training,
+                job.training(name),
                 splits["train"],
                 splits["validation"],
                 job.out / name,
                 display,
             )
+        # What an interrupted call spent counts too.
+        started -= sum(r["seconds"] for r in history[name] if r["step"] <= display.start)
     with console.status("judging both networks on the three test sets"):
         metrics: dict[str, Any] = {
             name: judge(network, splits) for name, network in networks.items()
@@ -156,7 +174,11 @@ def run(job: BiasedDigitsJob, console: Console) -> dict[str, Any]:
             "command": shlex.join(["isnet-jax", *sys.argv[1:]]),
         }
         write_report(
-            job.out / "report.html", metrics, history, samples(networks, splits), plain(job)
+            job.out / "report.html",
+            metrics,
+            history,
+            samples(networks, splits),
+            run_folder.plain(job),
         )
     write_atomically(job.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     show(metrics, console)
@@ -169,17 +191,17 @@ def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, di
     Raises:
       UserError: no run there, or networks that are not trained yet.
     """
-    record = folder / "run.json"
+    settings = run_folder.read(folder)
     try:
-        data = json.loads(record.read_text())["settings"]["data"]
+        data = settings["data"]
         source_folder = data["folder"] and Path(data["folder"])
         config = BiasedDigitsConfig(
             **data | {"mark": BackgroundMark(**data["mark"]), "folder": source_folder}
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(
-            f"{folder} holds no run ({error}); expected the output folder of "
-            "`isnet-jax train biased-digits`."
+            f"{folder / run_folder.RECORD} is of another version of isnet_jax ({error}). Train "
+            "again, into another folder."
         ) from error
     networks = {name: load_network(folder / name)[0] for name in NETWORKS}
     splits = load_data(config, data_dir, console)
@@ -191,7 +213,7 @@ def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, di
 
 def load_data(config: BiasedDigitsConfig, data_dir: Path, console: Console) -> dict[str, Split]:
     """All splits, prepared if they are not yet."""
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("preparing the data", total=None)
         builder = prepare(
             config, data_dir, lambda done, total: bar.update(task, completed=done, total=total)
@@ -208,9 +230,7 @@ def judge(network: nnx.Module, splits: Mapping[str, Split]) -> dict[str, float]:
     judged = {}
     for name in TEST_SPLITS:
         images = splits[name].batch(slice(None))["image"]
-        judged[name.removeprefix("test_")] = accuracy(
-            predict(network, images), splits[name].labels
-        )
+        judged[name.removeprefix("test_")] = accuracy(predict(network, images), splits[name].labels)
     biased = splits["test_biased"].batch(slice(None))
     relevance = highest_logit_relevance(network, biased["image"])
     return judged | {"background_relevance": background_share(relevance, biased["mask"])}
@@ -264,59 +284,30 @@ def machine() -> str:
     return f"{len(devices)} x {kind}, {cores}jax {jax.__version__}"
 
 
-def plain(value: Any) -> Any:
-    """A job as nested mappings of plain values, for JSON and the report."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    return value
+def _settings(job: BiasedDigitsJob) -> dict[str, Any]:
+    """What makes two runs the same: all options but the places."""
+    return {
+        name: value
+        for name, value in run_folder.plain(job).items()
+        if name not in ("out", "data_dir")
+    }
 
 
-def _claim(job: BiasedDigitsJob) -> None:
-    """Take the output folder, or find the same run in it; touch nothing that is another's."""
-    record = job.out / "run.json"
-    settings = plain(job)
-    for location in ("out", "data_dir"):
-        del settings[location]
-    if job.out.exists() and not job.out.is_dir():
-        raise UserError(f"{job.out} is a file; expected an output folder. Choose another --out.")
-    if record.exists():
-        try:
-            found = json.loads(record.read_text())["settings"]
-        except (ValueError, KeyError) as error:
-            raise UserError(
-                f"{record} cannot be read as a run's settings ({error}). Choose another --out."
-            ) from error
-        differing = _differences(found, settings)
-        if differing:
-            raise UserError(
-                f"{job.out} holds another run; it differs in:\n  "
-                + "\n  ".join(differing[:8])
-                + "\nChoose another --out, or give that run's options to go on with it."
-            )
-        return
-    if job.out.is_dir() and any(job.out.iterdir()):
-        raise UserError(
-            f"{job.out} is not empty and holds no run.json; nothing was overwritten. Choose "
-            "another --out."
-        )
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """The metrics of a run whose files are all there; they are written last."""
     try:
-        write_atomically(record, json.dumps({"settings": settings}, indent=2))
-    except OSError as error:
-        raise UserError(f"cannot write to {job.out} ({error}). Choose another --out.") from error
+        metrics = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return metrics if (folder / "report.html").exists() else None
 
 
-def _differences(found: Any, wanted: Any, path: str = "") -> list[str]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted({*found, *wanted})
-        return [
-            line
-            for key in keys
-            for line in _differences(
-                found.get(key), wanted.get(key), f"{path}.{key}" if path else key
-            )
-        ]
-    return [] if found == wanted else [f"{path}: {found!r} there, {wanted!r} now"]
+def _check_training(job: BiasedDigitsJob, description: ModelDescription, train: Split) -> None:
+    """Trace what will be compiled, so that options that do not fit fail before any compute."""
+    model = description.create(job.seed)
+    state = init_state(model, optax.identity(), jax.random.key(job.seed))
+    for name in NETWORKS:
+        training = job.training(name)
+        batch = next(training.batches(train))
+        evaluate = compile_evaluation(model, objective(training.isnet))
+        jax.eval_shape(evaluate, state, batch, state.key)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from isnet_jax import lrp
 from isnet_jax.errors import UserError, suggest
@@ -33,6 +33,10 @@ def explain_file(
     Raises:
       UserError: an unreadable image or one of another size, an unknown class, no such checkpoint.
     """
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out is {out}; expected a file name that ends in .png.")
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; expected the name of a file to write.")
     model, description = load_network(checkpoint, architecture)
     pixels = _read(image, description.image_shape)
     names = description.class_names
@@ -47,7 +51,10 @@ def explain_file(
         {caption: np.asarray(relevance)},
         captions={caption: [f"predicted: {names[predicted]} ({share:.0%})"]},
     )
-    save_png(figure, out)
+    try:
+        save_png(figure, out)
+    except OSError as error:
+        raise UserError(f"cannot write {out} ({error}). Choose another --out.") from error
     return f"predicted {names[predicted]} ({share:.1%}); heatmap for {names[explained]}: {out}"
 
 
@@ -56,8 +63,10 @@ def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB" if channels == 3 else "L"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}).") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{path} cannot be read as an image ({error}). Expected a PNG, JPEG or the like."
+        ) from error
     if pixels.shape[:2] != (height, width):
         raise UserError(
             f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels; the network expects "

@@ -33,7 +33,8 @@ class ISNetConfig:
       background_scale: E > 0.
       foreground_range: (C1, C2), 0 < C1 < C2: the natural range of the foreground's relevance;
         or one pair for the input and each supervised place.
-      background_weight, foreground_weight: w1, w2 >= 0.
+      background_weight: w1 >= 0, of the background loss.
+      foreground_weight: w2 >= 0, of the foreground loss.
       foreground_loss: "l2" or "hybrid".
       lrp_epsilon: the stabiliser of LRP-Flex; 0 is Gradient*Input.
       softmax_epsilon: s of the selective variant's log-odds.

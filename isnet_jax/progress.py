@@ -41,18 +41,14 @@ class TrainingDisplay:
 
     Args:
       name: of the network.
-      steps: in all epochs.
-      start: the step that a resumed run starts from.
       logs: folder of TensorBoard's files.
       samples: a few images for the heatmaps in TensorBoard.
     """
 
-    def __init__(
-        self, name: str, steps: int, start: int, logs: Path, samples: Split, console: Console
-    ):
-        self.name, self.steps, self.start, self.console = name, steps, start, console
-        self.samples = samples
-        self.writer = SummaryWriter(str(logs), purge_step=start + 1 if start else None)
+    def __init__(self, name: str, logs: Path, samples: Split, console: Console):
+        self.name, self.logs, self.samples, self.console = name, logs, samples, console
+        self.start = self.steps = 0
+        self.writer: SummaryWriter | None = None
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -66,10 +62,6 @@ class TrainingDisplay:
         self.task: TaskID | None = None
 
     def __enter__(self) -> TrainingDisplay:
-        self.bar.start()
-        self.task = self.bar.add_task(
-            self.name, total=self.steps, completed=self.start, losses="compiling"
-        )
         return self
 
     def __exit__(
@@ -79,10 +71,21 @@ class TrainingDisplay:
         trace: TracebackType | None,
     ) -> None:
         self.bar.stop()
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
+
+    def on_start(self, step: int, steps: int) -> None:
+        self.start, self.steps = step, steps
+        if step == steps:
+            return
+        # A run that was killed may have logged steps that are repeated now.
+        self.writer = SummaryWriter(str(self.logs), purge_step=step + 1)
+        self.bar.start()
+        self.task = self.bar.add_task(self.name, total=steps, completed=step, losses="compiling")
 
     def on_step(self, step: int, metrics: Record | None) -> None:
         assert self.task is not None
+        assert self.writer is not None
         self.bar.update(self.task, completed=step)
         if metrics is not None:
             shown = ("loss", "classification", "heatmap", "accuracy")
@@ -92,6 +95,7 @@ class TrainingDisplay:
                 self.writer.add_scalar(f"train/{key}", value, step)
 
     def on_epoch(self, record: Record, model: Callable[[], nnx.Module]) -> None:
+        assert self.writer is not None
         step = int(record["step"])
         for key, value in record.items():
             if key.startswith("validation_"):

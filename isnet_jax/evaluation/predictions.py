@@ -24,9 +24,7 @@ def chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
         yield padded, len(indices)
 
 
-def in_chunks(
-    function: Callable[..., Any], arrays: tuple[np.ndarray, ...], size: int
-) -> Any:
+def in_chunks(function: Callable[..., Any], arrays: tuple[np.ndarray, ...], size: int) -> Any:
     """`function(*arrays)` for arrays too long for one call; results are joined on axis 0."""
     size = min(size, len(arrays[0]))
     parts = []

@@ -33,25 +33,20 @@ class ModelDescription:
     image_shape: tuple[int, ...]
 
     def create(self, seed: int = 0) -> nnx.Module:
-        return models.create(
-            self.architecture, num_classes=self.num_classes, rngs=nnx.Rngs(seed)
-        )
+        return models.create(self.architecture, num_classes=self.num_classes, rngs=nnx.Rngs(seed))
 
 
 class Checkpoints:
     """The checkpoints of one network, in `folder`: "last", "best", and the model's description.
 
-    Writing is asynchronous and atomic; use as a context manager, leaving waits for the writes.
+    A write is asynchronous, and becomes visible when it is complete; what a killed process left
+    half written is removed. Use as a context manager: leaving waits for the writes.
     """
 
     def __init__(self, folder: Path):
         folder = folder.resolve()
-        self._last = ocp.CheckpointManager(
-            folder / "last", options=ocp.CheckpointManagerOptions(max_to_keep=2)
-        )
-        self._best = ocp.CheckpointManager(
-            folder / "best", options=ocp.CheckpointManagerOptions(max_to_keep=1)
-        )
+        self._last = _manager(folder / "last", max_to_keep=2, cleanup_tmp_directories=True)
+        self._best = _manager(folder / "best", max_to_keep=1, cleanup_tmp_directories=True)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -68,12 +63,16 @@ class Checkpoints:
     def save(self, state: TrainState, progress: Mapping[str, Any], *, best: bool) -> None:
         """Save the state and, in the same checkpoint, what else a resumed run needs (JSON)."""
         step = int(state.step)
+        # A copy: the next step donates the state's buffers while they are being written.
+        arrays = jax.tree.map(jnp.copy, _flattened(state))
         arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(_flattened(state)),  # pyright: ignore[reportCallIssue]
+            state=ocp.args.StandardSave(arrays),  # pyright: ignore[reportCallIssue]
             progress=ocp.args.JsonSave(dict(progress)),  # pyright: ignore[reportCallIssue]
         )
         if best:
             self._best.save(step, args=arguments)
+            # Once "last" counts this epoch as done, its best must be there.
+            self._best.wait_until_finished()
         self._last.save(step, args=arguments)
 
     def resume(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
@@ -81,6 +80,7 @@ class Checkpoints:
         self._last.wait_until_finished()
         found = _restored(self._last, like)
         if found is None:
+            self._drop_later_best(-1)
             return None
         state, progress, step = found
         self._drop_later_best(step)
@@ -100,12 +100,26 @@ class Checkpoints:
 
 
 def write_description(folder: Path, description: ModelDescription) -> None:
-    """Record beside a network's checkpoints what it is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / _DESCRIPTION, json.dumps(dataclasses.asdict(description), indent=2))
+    """Record beside a network's checkpoints what it is.
+
+    Raises:
+      UserError: the folder holds another network.
+    """
+    if (folder / _DESCRIPTION).exists():
+        found = _read_description(folder)
+        if found != description:
+            raise UserError(
+                f"{folder} holds another network, {_words(found)}; expected {_words(description)}. "
+                "Choose another folder."
+            )
+        return
+    text = json.dumps(dataclasses.asdict(description), indent=2) + "\n"
+    write_atomically(folder / _DESCRIPTION, text)
 
 
-def load_network(folder: Path, architecture: str | None = None) -> tuple[nnx.Module, ModelDescription]:
+def load_network(
+    folder: Path, architecture: str | None = None
+) -> tuple[nnx.Module, ModelDescription]:
     """The best network of a run, in eval mode.
 
     Args:
@@ -116,18 +130,7 @@ def load_network(folder: Path, architecture: str | None = None) -> tuple[nnx.Mod
       UserError: no checkpoint there, or one of another architecture.
     """
     folder = folder.resolve()
-    try:
-        fields = json.loads((folder / _DESCRIPTION).read_text())
-        description = ModelDescription(
-            **fields | {key: tuple(fields[key]) for key in ("class_names", "image_shape")}
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        nearby = sorted(str(path.parent) for path in folder.glob(f"*/{_DESCRIPTION}"))
-        hint = f" Did you mean {' or '.join(nearby)}?" if nearby else ""
-        raise UserError(
-            f"{folder} holds no network; expected {_DESCRIPTION} and best/, as a run's "
-            f"plain/ and isnet/ have.{hint}"
-        ) from error
+    description = _read_description(folder)
     if architecture is not None and architecture != description.architecture:
         raise UserError(
             f"{folder} holds a {description.architecture!r}; expected a {architecture!r}. Leave "
@@ -135,30 +138,68 @@ def load_network(folder: Path, architecture: str | None = None) -> tuple[nnx.Mod
         )
     model = description.create()
     graph, parameters, rest = nnx.split(model, nnx.Param, ...)
-    state = None
+    found = None
     if (folder / "best").is_dir():
-        with Checkpoints(folder) as checkpoints:
-            state = checkpoints.best({"parameters": parameters, "rest": rest})
-    if state is None:
+        manager = _manager(folder / "best", create=False)
+        found = _restored(manager, {"parameters": parameters, "rest": rest})
+        manager.close()
+    if found is None:
         raise UserError(f"{folder} has no checkpoint yet: its training has not got that far.")
-    model = nnx.merge(graph, state["parameters"], state["rest"])
+    model = nnx.merge(graph, found[0]["parameters"], found[0]["rest"])
     model.eval()
     return model, description
 
 
-def _restored(
-    manager: ocp.CheckpointManager, like: Any
-) -> tuple[Any, dict[str, Any], int] | None:
+def _read_description(folder: Path) -> ModelDescription:
+    try:
+        fields = json.loads((folder / _DESCRIPTION).read_text())
+        return ModelDescription(
+            **fields | {key: tuple(fields[key]) for key in ("class_names", "image_shape")}
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        nearby = sorted(str(path.parent) for path in folder.glob(f"*/{_DESCRIPTION}"))
+        hint = f" Did you mean {' or '.join(nearby)}?" if nearby else ""
+        raise UserError(
+            f"{folder} holds no network; expected {_DESCRIPTION} and best/, as a run's plain/ and "
+            f"isnet/ have.{hint}"
+        ) from error
+
+
+def _words(description: ModelDescription) -> str:
+    shape = " x ".join(map(str, description.image_shape))
+    return f"a {description.architecture!r} for {description.num_classes} classes of {shape} images"
+
+
+def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
+    handlers: Any = {
+        "state": ocp.StandardCheckpointHandler(),
+        "progress": ocp.JsonCheckpointHandler(),
+    }
+    return ocp.CheckpointManager(
+        folder, options=ocp.CheckpointManagerOptions(**options), item_handlers=handlers
+    )
+
+
+def _restored(manager: ocp.CheckpointManager, like: Any) -> tuple[Any, dict[str, Any], int] | None:
     """The latest checkpoint in the structure of `like`, which may be a part of what was saved."""
     step = manager.latest_step()
     if step is None:
         return None
-    arguments = ocp.args.Composite(
-        state=ocp.args.StandardRestore(),  # pyright: ignore[reportCallIssue]
-        progress=ocp.args.JsonRestore(),  # pyright: ignore[reportCallIssue]
-    )
-    found = manager.restore(step, args=arguments)
-    return _unflattened(like, found.state, str(manager.directory)), found.progress, step
+    try:
+        saved: Any = manager.item_metadata(step)
+        # NumPy arrays: the devices of the run that wrote it need not be here.
+        arrays = {name: np.empty(a.shape, a.dtype) for name, a in dict(saved["state"]).items()}
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardRestore(arrays),  # pyright: ignore[reportCallIssue]
+            progress=ocp.args.JsonRestore(),  # pyright: ignore[reportCallIssue]
+        )
+        found: Any = manager.restore(step, args=arguments)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the checkpoint {manager.directory / str(step)} cannot be read "
+            f"({str(error).splitlines()[0]}). Delete that folder to go on without it."
+        ) from error
+    return _unflattened(like, found["state"], str(manager.directory)), found["progress"], step
 
 
 def _flattened(tree: Any) -> dict[str, Any]:

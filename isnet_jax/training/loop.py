@@ -15,7 +15,6 @@ from flax import nnx
 
 from isnet_jax.data import Split, train_iterator
 from isnet_jax.errors import UserError
-from isnet_jax.evaluation.predictions import chunks
 from isnet_jax.objective import ISNetConfig
 from isnet_jax.training.checkpoint import Checkpoints, ModelDescription, write_description
 from isnet_jax.training.optimiser import OptimiserConfig
@@ -30,6 +29,8 @@ from isnet_jax.training.step import (
 
 Record = dict[str, float]
 
+FETCH_EVERY = 10  # Steps between two looks at the metrics: the loop's only host synchronisation.
+
 
 @dataclasses.dataclass(frozen=True)
 class Training:
@@ -39,9 +40,9 @@ class Training:
       isnet: the objective; None trains the plain classifier.
       optimiser: see there.
       epochs: passes over the training split, at least 1.
-      batch_size: samples a step.
+      batch_size: samples a step, at least 1.
       max_shift: random shifts of image and mask together, in pixels.
-      seed: decides weights, order, shifts and the stochastic choices.
+      seed: decides weights, order, shifts and the stochastic choices; 0 to 2**32 - 1.
     """
 
     isnet: ISNetConfig | None
@@ -54,10 +55,27 @@ class Training:
     def __post_init__(self):
         if self.epochs < 1:
             raise UserError(f"training: epochs is {self.epochs}; expected at least 1.")
+        if self.batch_size < 1:
+            raise UserError(f"training: batch_size is {self.batch_size}; expected at least 1.")
+        if self.max_shift < 0:
+            raise UserError(f"training: max_shift is {self.max_shift} pixels; expected 0 or more.")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"training: seed is {self.seed}; expected 0 to 2**32 - 1.")
+
+    def batches(self, train: Split) -> Any:
+        """The endless batches of the training split.
+
+        Raises:
+          UserError: the split does not fill a batch, or its images are too small for the shifts.
+        """
+        return train_iterator(train, self.batch_size, seed=self.seed, max_shift=self.max_shift)
 
 
 class Observer(Protocol):
     """Told of what happens: a progress bar, a log, a test."""
+
+    def on_start(self, step: int, steps: int) -> None:
+        """Before the first step: how many were made by an earlier call, and how many in all."""
 
     def on_step(self, step: int, metrics: Record | None) -> None:
         """After a step was dispatched; metrics of a recent one where they were fetched."""
@@ -87,11 +105,10 @@ def fit(
         checkpoints belong to another architecture.
     """
     write_description(folder, description)
-    batches = train_iterator(
-        train, training.batch_size, seed=training.seed, max_shift=training.max_shift
-    )
+    batches = training.batches(train)
     steps_per_epoch = len(train) // training.batch_size
-    optimiser = training.optimiser.make(training.epochs * steps_per_epoch)
+    steps = training.epochs * steps_per_epoch
+    optimiser = training.optimiser.make(steps)
     model = description.create(training.seed)
     state = init_state(model, optimiser, jax.random.key(training.seed))
     run_step = compile_step(make_step(model, objective(training.isnet), optimiser))
@@ -103,23 +120,23 @@ def fit(
             state, progress = resumed
             history = progress["history"]
             batches.set_state(progress["batches"])
+        observer.on_start(len(history) * steps_per_epoch, steps)
         for epoch in range(len(history) + 1, training.epochs + 1):
             started = time.monotonic()
-            state, metrics = _epoch(run_step, state, batches, steps_per_epoch, observer)
+            numbers = range((epoch - 1) * steps_per_epoch, epoch * steps_per_epoch)
+            state, metrics = _epoch(run_step, state, batches, numbers, observer)
             validated = _validate(run_evaluation, state, validation, training)
             record = {
                 "epoch": epoch,
-                "step": int(state.step),
+                "step": epoch * steps_per_epoch,
                 **{("train_loss" if k == "loss" else k): v for k, v in metrics.items()},
                 **{f"validation_{name}": value for name, value in validated.items()},
                 "seconds": time.monotonic() - started,
             }
-            _require_finite(record, folder)
+            _require_finite(record, epoch)
             best = all(record["validation_loss"] < r["validation_loss"] for r in history)
             history.append(record)
-            checkpoints.save(
-                state, {"history": history, "batches": batches.get_state()}, best=best
-            )
+            checkpoints.save(state, {"history": history, "batches": batches.get_state()}, best=best)
             observer.on_epoch(record, lambda state=state: _network(model, state))
         chosen = checkpoints.best(state)
     assert chosen is not None
@@ -127,36 +144,40 @@ def fit(
 
 
 def _epoch(
-    run_step: Any, state: TrainState, batches: Any, steps: int, observer: Observer
+    run_step: Any, state: TrainState, batches: Any, steps: range, observer: Observer
 ) -> tuple[TrainState, Record]:
-    fetched_every = 10
     collected = []
-    first = int(state.step)
-    for number in range(1, steps + 1):
+    for step in steps:
         state, metrics = run_step(state, next(batches))
         collected.append(metrics)
         log = None
-        if number % fetched_every == 0:
+        if len(collected) % FETCH_EVERY == 0:
             # An older step's: waiting for the latest would leave the device idle.
-            log = _floats(collected[-fetched_every // 2])
-        observer.on_step(first + number, log)
+            log = _floats(collected[-FETCH_EVERY // 2])
+            _require_finite(log, 1 + step // len(steps))
+        observer.on_step(step + 1, log)
     means = jax.tree.map(lambda *values: jnp.stack(values).mean(), *collected)
     return state, _floats(means)
 
 
-def _validate(
-    run_evaluation: Any, state: TrainState, split: Split, training: Training
-) -> Record:
-    size = min(len(split), 2 * training.batch_size)
-    totals, count = {}, 0
+def _validate(run_evaluation: Any, state: TrainState, split: Split, training: Training) -> Record:
     key = jax.random.key(training.seed)
-    for number, (indices, valid) in enumerate(chunks(len(split), size)):
-        if valid < size:
-            break
-        metrics = run_evaluation(state, split.batch(indices), jax.random.fold_in(key, number))
-        totals = {k: totals.get(k, 0) + v for k, v in metrics.items()}
-        count += 1
-    return {name: value / count for name, value in _floats(totals).items()}
+    totals: dict[str, Any] = {}
+    for number, chunk in enumerate(_even_chunks(len(split), 2 * training.batch_size)):
+        metrics = run_evaluation(state, split.batch(chunk), jax.random.fold_in(key, number))
+        share = len(chunk) / len(split)
+        totals = {name: totals.get(name, 0) + share * value for name, value in metrics.items()}
+    return _floats(totals)
+
+
+def _even_chunks(count: int, largest: int) -> list[np.ndarray]:
+    """All indices below `count`, in chunks of one size, or two: each size is compiled.
+
+    Nothing is filled up, so that means over chunks, weighted by length, are means over samples.
+    """
+    fewest = -(-count // largest)
+    equal = (number for number in range(fewest, 2 * fewest + 1) if count % number == 0)
+    return np.array_split(np.arange(count), next(equal, fewest))
 
 
 def _network(model: nnx.Module, state: TrainState) -> nnx.Module:
@@ -166,14 +187,16 @@ def _network(model: nnx.Module, state: TrainState) -> nnx.Module:
     return made
 
 
-def _require_finite(record: Record, folder: Path) -> None:
-    wrong = [name for name in ("train_loss", "validation_loss") if not np.isfinite(record[name])]
-    if wrong or record.get("nonfinite"):
-        what = ", ".join(wrong) or "heatmap"
+def _require_finite(metrics: Record, epoch: int) -> None:
+    wrong = [name for name, value in metrics.items() if not np.isfinite(value)]
+    if any(value for name, value in metrics.items() if name.endswith("nonfinite")):
+        wrong.append("heatmaps")
+    if wrong:
+        kept = f" The checkpoint of epoch {epoch - 1} is kept." if epoch > 1 else ""
         raise UserError(
-            f"training diverged in epoch {record['epoch']:g}: {what} is NaN or infinite. The "
-            f"checkpoint of the epoch before is kept in {folder}. Lower the learning rate, the "
-            "heatmap weight, or clip the gradient more tightly (optimiser.clip_norm)."
+            f"training diverged in epoch {epoch}: NaN or infinite {', '.join(wrong)}.{kept} Lower "
+            "the learning rate or the heatmap weight, or clip the gradient more tightly "
+            "(optimiser.clip_norm)."
         )
 
 

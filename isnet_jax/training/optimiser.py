@@ -44,9 +44,7 @@ class OptimiserConfig:
             if not low <= value <= high:
                 raise UserError(f"optimiser: {field} is {value}; expected {low} to {high}.")
         if not self.learning_rate > 0:
-            raise UserError(
-                f"optimiser: learning_rate is {self.learning_rate}; expected above 0."
-            )
+            raise UserError(f"optimiser: learning_rate is {self.learning_rate}; expected above 0.")
 
     def make(self, steps: int) -> optax.GradientTransformation:
         """The transformation for a training of this many steps."""

@@ -93,14 +93,9 @@ def make_step(
         if axis_name is not None:
             gradients, rest, metrics = lax.pmean((gradients, rest, metrics), axis_name)
         metrics["gradient_norm"] = optax.global_norm(gradients)
-        updates, optimiser_state = optimiser.update(
-            gradients, state.optimiser, state.parameters
-        )
-        parameters = optax.apply_updates(state.parameters, updates)
-        return (
-            TrainState(state.step + 1, state.key, parameters, rest, optimiser_state),
-            metrics,
-        )
+        updates, optimiser_state = optimiser.update(gradients, state.optimiser, state.parameters)
+        parameters: Any = optax.apply_updates(state.parameters, updates)
+        return TrainState(state.step + 1, state.key, parameters, rest, optimiser_state), metrics
 
     return step
 
