@@ -97,7 +97,10 @@ def _step(plan: Plan, variable: Variable) -> list[Variable] | None:
     moves = producer.name in _facts.REROUTING | _facts.WINNERS
     if moves or _is_preprocessing(plan, variable):
         return plan.flow.carrying_inputs(producer)
-    if producer.name in _LINEAR or (site is not None and site.kind in ("sum", "average")):
+    divides = producer.name == "div" and plan.flow.carries(producer.inputs[1])
+    if (producer.name in _LINEAR and not divides) or (
+        site is not None and site.kind in ("sum", "average")
+    ):
         return []
     return None
 

@@ -44,7 +44,7 @@ NONLINEAR = _words(
 
 # Functions of jax.nn that are one activation, whose parts would not be recognised.
 ACTIVATIONS = _words(
-    """squareplus hard_sigmoid log_sigmoid soft_sign sparse_plus sparse_sigmoid hard_tanh"""
+    """celu squareplus hard_sigmoid log_sigmoid soft_sign sparse_plus sparse_sigmoid hard_tanh"""
 )
 
 # out[i] depends on in[i] only (after broadcasting of axes of size one).

@@ -53,11 +53,14 @@ class Operation:
     params: Mapping[str, Any]
     scope: str
     _equation: Any
+    _callers: tuple[Any, ...]
 
     @property
     def where(self) -> str:
         """ "file:line (function)" of the user's code."""
-        return _where(self._equation.source_info)
+        places = [self._equation.source_info, *reversed(self._callers)]
+        found = (_user_frame(place) for place in places)
+        return next(filter(None, found), None) or source_info_util.summarize(places[0])
 
     def bind(self, *values: Any) -> tuple[Any, ...]:
         """The operation itself, exactly as the user's program runs it."""
@@ -96,6 +99,7 @@ class _Builder:
         self.types: dict[Variable, Any] = {}
         self.constants: dict[Variable, Any] = {}
         self.operations: list[Operation] = []
+        self.callers: list[Any] = []
 
     def fresh(self, type_: Any) -> Variable:
         variable = len(self.types)
@@ -116,7 +120,9 @@ class _Builder:
             if self._is_inlined(equation):
                 parameters = equation.params
                 body = parameters["jaxpr" if "jaxpr" in parameters else "call_jaxpr"]
+                self.callers.append(equation.source_info)
                 outputs = self.inline_body(body, inputs)
+                self.callers.pop()
             else:
                 outputs = self._append(equation, inputs)
             known.update(zip(equation.outvars, outputs, strict=True))
@@ -148,6 +154,7 @@ class _Builder:
                 params=equation.params,
                 scope=str(equation.source_info.name_stack),
                 _equation=equation,
+                _callers=tuple(self.callers),
             )
         )
         return outputs
@@ -177,13 +184,13 @@ def _names_inside(equation: Any) -> set[str]:
     return found
 
 
-def _where(source_info: Any) -> str:
-    frames = getattr(source_info.traceback, "frames", None) or ()
-    for frame in frames:
+def _user_frame(source_info: Any) -> str | None:
+    """ "file:line (function)" of the innermost frame outside the libraries."""
+    for frame in getattr(source_info.traceback, "frames", None) or ():
         path = frame.file_name.replace("\\", "/")
         if not any(library in path for library in _LIBRARIES):
             return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
-    return source_info_util.summarize(source_info)
+    return None
 
 
 def _build(jaxpr: Any, constants: Sequence[Any], kept: Callable[[str], bool]) -> Graph:

@@ -125,7 +125,7 @@ class _Planner:
         return carrying
 
     def _product(self, operation: Operation, carrying: list[Variable]) -> list[Variable]:
-        if len(set(carrying)) > 1 and not isinstance(self.composite.product, Gradient):
+        if len(carrying) > 1 and not isinstance(self.composite.product, Gradient):
             self._add("product", operation, rule=self.composite.product)
         return carrying
 

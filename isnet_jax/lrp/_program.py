@@ -131,7 +131,7 @@ def parameter_names(f: Callable[..., Any], constants: Mapping[int, Any]) -> dict
                 for part in jax.tree_util.keystr(path, simple=True, separator="/").split("/")
                 if part not in ("value", "raw_value", "params")
             ]
-            paths.setdefault(id(leaf), "/".join(parts[:-1]))
+            paths.setdefault(id(leaf), "/".join(parts[:-1] or parts))
     return {
         variable: paths[id(value)] for variable, value in constants.items() if id(value) in paths
     }
