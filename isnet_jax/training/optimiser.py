@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 import optax
 
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, suggest
+
+OptimiserName = Literal["adam", "sgd"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,7 @@ class OptimiserConfig:
       clip_norm: the gradient's largest global norm; 0 for no clipping.
     """
 
-    name: Literal["adam", "sgd"] = "adam"
+    name: OptimiserName = "adam"
     learning_rate: float = 1e-2
     final_fraction: float = 0.01
     warmup_fraction: float = 0.05
@@ -33,6 +35,8 @@ class OptimiserConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self):
+        if self.name not in get_args(OptimiserName):
+            raise UserError("optimiser: " + suggest(self.name, get_args(OptimiserName)))
         for field, low, high in (
             ("final_fraction", 0, 1),
             ("warmup_fraction", 0, 0.999),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from isnet_jax.objective import ISNetConfig, isnet_loss, plain_loss
 from isnet_jax.training.compilation import compiler_options
@@ -33,7 +33,7 @@ class TrainState:
       optimiser: optax state.
     """
 
-    step: Int[Array, ""]
+    step: Array
     key: Array
     parameters: nnx.State
     rest: nnx.State
@@ -92,7 +92,7 @@ def make_step(
         gradients, (rest, metrics) = jax.grad(loss_of, has_aux=True)(state.parameters)
         if axis_name is not None:
             gradients, rest, metrics = lax.pmean((gradients, rest, metrics), axis_name)
-        metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
         updates, optimiser_state = optimiser.update(gradients, state.optimiser, state.parameters)
         parameters: Any = optax.apply_updates(state.parameters, updates)
         return TrainState(state.step + 1, state.key, parameters, rest, optimiser_state), metrics

@@ -1,0 +1,101 @@
+"""A training of seconds, for tests of the loop; also as a program, to be killed:
+
+    python tiny_training.py FOLDER RESULT
+
+It prints "start N", "step N", "epoch N" as it goes and writes parameters and history to RESULT.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from isnet_jax import ISNetConfig
+from isnet_jax.data import Split
+from isnet_jax.training import ModelDescription, OptimiserConfig, Training, fit
+
+CLASSES = ("a", "b", "c")
+SHAPE = (12, 12, 3)
+SMALL = ModelDescription("small", len(CLASSES), CLASSES, SHAPE)
+ISNET = Training(
+    isnet=ISNetConfig(variant="stochastic", batch_stats="constant"),
+    optimiser=OptimiserConfig(),
+    epochs=3,
+    batch_size=8,
+    max_shift=1,
+    seed=3,
+)
+PLAIN = Training(
+    isnet=None, optimiser=OptimiserConfig(), epochs=2, batch_size=8, max_shift=0, seed=3
+)
+
+
+def split(count: int, seed: int = 0) -> Split:
+    """Random images with a square of foreground; the class is in its colour."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int32) % len(CLASSES)
+    images = rng.random((count, *SHAPE), np.float32) / 2
+    images[:, 4:8, 4:8][np.arange(count), ..., labels] += 0.5
+    masks = np.zeros((count, *SHAPE[:2], 1), np.float32)
+    masks[:, 4:8, 4:8] = 1
+    return Split(images, masks, labels, tuple(map(str, range(count))), CLASSES)
+
+
+class Silent:
+    """An observer that keeps what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def on_start(self, step, steps):
+        self.told.append(("start", step))
+
+    def on_step(self, step, metrics):
+        self.told.append(("step", step))
+
+    def on_epoch(self, record, model):
+        self.told.append(("epoch", int(record["epoch"])))
+
+
+class _Printing(Silent):
+    def __init__(self, folder: Path, steps_per_epoch: int):
+        super().__init__()
+        self.folder, self.steps_per_epoch = folder, steps_per_epoch
+
+    def on_start(self, step, steps):
+        print("start", step, flush=True)
+
+    def on_step(self, step, metrics):
+        """Written checkpoints are waited for: these epochs are shorter than writing takes."""
+        saved = (step - 1) // self.steps_per_epoch * self.steps_per_epoch
+        while saved and not (self.folder / "last" / str(saved)).exists():
+            time.sleep(0.05)
+        print("step", step, flush=True)
+
+    def on_epoch(self, record, model):
+        print("epoch", int(record["epoch"]), flush=True)
+
+
+def arrays(model: nnx.Module) -> dict[str, np.ndarray]:
+    """All values of a network by their path."""
+    leaves = jax.tree_util.tree_flatten_with_path(nnx.state(model))[0]
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def timeless(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+
+
+def main(folder: Path, result: Path) -> None:
+    model, history = fit(SMALL, ISNET, split(36), split(20, 1), folder, _Printing(folder, 36 // 8))
+    np.savez(result, history=json.dumps(timeless(history)), **arrays(model))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

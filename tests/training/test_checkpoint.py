@@ -1,0 +1,184 @@
+"""Checkpoints: what is kept, what is refused, what a killed process leaves behind."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from tiny_training import PLAIN, SMALL, Silent, arrays, split
+
+from isnet_jax import UserError
+from isnet_jax.training import Checkpoints, OptimiserConfig, fit, init_state, load_network
+
+
+def run(folder: Path, training=PLAIN, description=SMALL):
+    observer = Silent()
+    model, history = fit(description, training, split(24), split(10, 1), folder, observer)
+    return model, history, observer.told
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "plain"
+    run(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "plain"))
+
+
+def state_of(value: float):
+    model = SMALL.create()
+    state = init_state(model, optax.sgd(0.1), jax.random.key(0))
+    return dataclasses.replace(
+        state,
+        step=jnp.int32(value),
+        parameters=jax.tree.map(lambda p: jnp.full_like(p, value), state.parameters),
+    )
+
+
+def test_best_is_the_lowest_validation_loss_and_last_the_latest(tmp_path: Path):
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.resume(state_of(0)) is None
+        for step, best in ((1, True), (2, True), (3, False)):
+            checkpoints.save(state_of(step), {"history": [step]}, best=best)
+    with Checkpoints(tmp_path) as checkpoints:
+        resumed = checkpoints.resume(state_of(0))
+        best = checkpoints.best(state_of(0))
+    assert resumed is not None
+    assert best is not None
+    assert (int(resumed[0].step), resumed[1]) == (3, {"history": [3]})
+    assert int(best.step) == 2
+    assert jax.tree.leaves(best.parameters)[0].ravel()[0] == 2
+
+
+def test_saving_copies_what_the_next_step_donates(tmp_path: Path):
+    overwrite = jax.jit(lambda s: jax.tree.map(lambda p: p * 0 - 1, s), donate_argnums=0)
+    state = state_of(5)
+    with Checkpoints(tmp_path) as checkpoints:
+        parameters = state.parameters
+        checkpoints.save(state, {}, best=False)
+        overwrite(parameters)
+    with Checkpoints(tmp_path) as checkpoints:
+        resumed = checkpoints.resume(state_of(0))
+    assert resumed is not None
+    assert all((leaf == 5).all() for leaf in jax.tree.leaves(resumed[0].parameters))
+
+
+def test_what_a_killed_write_leaves_is_ignored_and_removed(copy: Path):
+    for kind in ("last", "best"):
+        half = copy / kind / "99.orbax-checkpoint-tmp-1234" / "state"
+        half.mkdir(parents=True)
+        (half / "garbage").write_text("half")
+    _, history, told = run(copy, dataclasses.replace(PLAIN, epochs=3))
+    assert told[0] == ("start", 6)
+    assert [record["epoch"] for record in history] == [1, 2, 3]
+    assert not list(copy.glob("*/*tmp*"))
+
+
+def test_a_best_of_an_epoch_that_last_does_not_know_is_dropped(copy: Path):
+    newest = max((copy / "last").iterdir(), key=lambda path: int(path.name))
+    (best,) = (copy / "best").iterdir()
+    best.rename(best.with_name("7"))
+    with Checkpoints(copy) as checkpoints:
+        model = SMALL.create(PLAIN.seed)
+        like = init_state(model, PLAIN.optimiser.make(6), jax.random.key(0))
+        resumed = checkpoints.resume(like)
+        assert resumed is not None
+        assert int(resumed[0].step) == int(newest.name) == 6
+        assert checkpoints.best(like) is None
+
+
+def test_a_finished_training_is_not_repeated(finished: Path):
+    first, history, _ = run(finished)
+    again, repeated, told = run(finished)
+    assert told == [("start", 6)]
+    assert repeated == history
+    jax.tree.map(np.testing.assert_array_equal, arrays(first), arrays(again))
+
+
+def test_the_returned_network_is_the_best_one_and_load_network_finds_it(finished: Path):
+    model, history, _ = run(finished)
+    best = min(history, key=lambda record: record["validation_loss"])
+    assert [path.name for path in (finished / "best").iterdir()] == [str(best["step"])]
+    loaded, description = load_network(finished)
+    assert description == SMALL
+    jax.tree.map(np.testing.assert_array_equal, arrays(model), arrays(loaded))
+    x = jnp.asarray(split(2).batch(slice(None))["image"])
+    np.testing.assert_array_equal(loaded(x), model(x))
+
+
+def test_loading_writes_nothing(finished: Path):
+    before = sorted(finished.rglob("*"))
+    load_network(finished)
+    assert sorted(finished.rglob("*")) == before
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e38])
+def test_a_diverged_training_stops_without_a_checkpoint(tmp_path: Path, rate: float):
+    diverging = OptimiserConfig(name="sgd", learning_rate=rate, clip_norm=0, warmup_fraction=0)
+    with pytest.raises(UserError, match=r"training diverged in epoch 1.*learning rate"):
+        run(tmp_path / "run", dataclasses.replace(PLAIN, optimiser=diverging))
+    assert not list((tmp_path / "run" / "last").iterdir())
+    assert not list((tmp_path / "run" / "best").iterdir())
+
+
+def test_another_architecture_is_refused_and_nothing_is_overwritten(copy: Path):
+    before = (copy / "model.json").read_text()
+    other = dataclasses.replace(SMALL, architecture="compact")
+    with pytest.raises(UserError, match=r"holds another network, a 'small'.*expected a 'compact'"):
+        run(copy, description=other)
+    assert (copy / "model.json").read_text() == before
+    with pytest.raises(UserError, match=r"holds a 'small'; expected a 'compact'"):
+        load_network(copy, "compact")
+
+
+def test_weights_of_another_architecture_are_refused(copy: Path):
+    fields = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps(fields | {"architecture": "compact"}))
+    with pytest.raises(UserError, match=r"another architecture.*\n.*found nothing, expected"):
+        load_network(copy)
+
+
+def test_another_optimiser_is_refused(copy: Path):
+    sgd = dataclasses.replace(PLAIN, optimiser=OptimiserConfig(name="sgd"), epochs=3)
+    with pytest.raises(UserError, match="another architecture or optimiser"):
+        run(copy, sgd)
+
+
+def test_a_folder_without_a_network(tmp_path: Path, copy: Path):
+    with pytest.raises(UserError, match=r"holds no network.*Did you mean .*plain"):
+        load_network(tmp_path)
+    with pytest.raises(UserError, match="holds no network"):
+        load_network(tmp_path / "absent")
+    shutil.rmtree(copy / "best")
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        load_network(copy)
+
+
+def test_a_damaged_checkpoint(copy: Path):
+    (best,) = (copy / "best").iterdir()
+    shutil.rmtree(best / "state")
+    with pytest.raises(UserError, match=r"cannot be read.*Delete that folder"):
+        load_network(copy)
+
+
+def test_keys_and_optimiser_state_survive(tmp_path: Path):
+    model = SMALL.create()
+    state = init_state(model, optax.adamw(1e-3), jax.random.key(7))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, {}, best=False)
+    with Checkpoints(tmp_path) as checkpoints:
+        resumed = checkpoints.resume(init_state(model, optax.adamw(1e-3), jax.random.key(0)))
+    assert resumed is not None
+    assert jax.tree.structure(resumed[0]) == jax.tree.structure(state)
+    assert jax.random.uniform(resumed[0].key) == jax.random.uniform(state.key)
+    assert isinstance(resumed[0].parameters, nnx.State)

@@ -1,0 +1,101 @@
+"""The compiled step: donation, cost, and the same result on one device and on several."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tiny_training import ISNET, PLAIN, SMALL, split
+
+from isnet_jax import ISNetConfig, models
+from isnet_jax.training import OptimiserConfig, compile_step, init_state, make_step, objective
+
+HERE = Path(__file__)
+
+
+def test_a_step_updates_parameters_statistics_and_counters():
+    model = SMALL.create()
+    before = nnx.state(model)
+    optimiser = ISNET.optimiser.make(10)
+    step = jax.jit(make_step(model, objective(ISNET.isnet), optimiser))
+    state = init_state(model, optimiser, jax.random.key(0))
+    batch = split(8).batch(slice(None))
+    first, metrics = step(state, batch)
+    second, _ = step(first, batch)
+    assert int(second.step) == 2
+    assert set(metrics) == {
+        "loss", "accuracy", "classification", "heatmap", "nonfinite", "gradient_norm",
+    }  # fmt: skip
+    weight = ISNET.isnet.heatmap_weight
+    expected = (1 - weight) * metrics["classification"] + weight * metrics["heatmap"]
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-6)
+    for old, new in ((state.parameters, second.parameters), (state.rest, second.rest)):
+        changed = jax.tree.map(lambda a, b: bool((a != b).any()), old, new)
+        assert all(jax.tree.leaves(changed))
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(model))
+
+
+def test_each_step_draws_anew():
+    def drawing(model, batch, key):
+        logits = model(batch["image"].mean((1, 2)))
+        return logits.sum(), {"logits": logits, "draw": jax.random.uniform(key)}
+
+    model = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+    optimiser = PLAIN.optimiser.make(10)
+    step = jax.jit(make_step(model, drawing, optimiser))
+    state = init_state(model, optimiser, jax.random.key(0))
+    draws = []
+    for _ in range(3):
+        state, metrics = step(state, split(2).batch(slice(None)))
+        draws.append(float(metrics["draw"]))
+    assert len(set(draws)) == 3
+
+
+def test_the_state_is_donated():
+    model = SMALL.create()
+    optimiser = PLAIN.optimiser.make(10)
+    step = compile_step(make_step(model, objective(None), optimiser))
+    state = init_state(model, optimiser, jax.random.key(0))
+    step(state, split(8).batch(slice(None)))
+    donated = jax.tree.leaves((state.parameters, state.rest, state.optimiser))
+    assert all(leaf.is_deleted() for leaf in donated)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(nnx.state(model)))
+
+
+def flops(name: str, config: ISNetConfig | None, batch: int, side: int) -> float:
+    model = models.create(name, num_classes=10, rngs=nnx.Rngs(0))
+    optimiser = OptimiserConfig().make(10)
+    state = init_state(model, optimiser, jax.random.key(0))
+    samples = {
+        "image": jax.ShapeDtypeStruct((batch, side, side, 3), jnp.float32),
+        "mask": jax.ShapeDtypeStruct((batch, side, side, 1), jnp.float32),
+        "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
+    }
+    lowered = jax.jit(make_step(model, objective(config), optimiser)).lower(state, samples)
+    cost = lowered.cost_analysis()
+    assert cost is not None
+    return cost["flops"]
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "side", "limit"), [("compact", 64, 32, 2.5), ("resnet18", 8, 64, 2.12)]
+)
+def test_an_isnet_step_costs_hardly_more_than_twice_the_plain_one(name, batch, side, limit):
+    config = ISNetConfig(variant="stochastic", batch_stats="constant")
+    ratio = flops(name, config, batch, side) / flops(name, None, batch, side)
+    assert 1.5 < ratio <= limit
+
+
+def test_two_devices_do_what_one_does():
+    """In a process of its own: the number of devices is settled when JAX starts."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run(
+        [sys.executable, str(HERE.parents[1] / "two_devices.py")],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
