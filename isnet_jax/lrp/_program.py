@@ -7,6 +7,7 @@ import fnmatch
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -122,15 +123,14 @@ class Program:
 
 
 def parameter_names(f: Callable[..., Any], constants: Mapping[int, Any]) -> dict[int, str]:
-    """Names for the arrays that `f` is closed over: the path in the pytree that holds them."""
+    """Names for the arrays that `f` reads: the path in the closed-over or global pytree."""
     paths: dict[int, str] = {}
     for holder in _holders(f):
         for path, leaf in jax.tree_util.tree_flatten_with_path(holder)[0]:
-            parts = [
-                part
-                for part in jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-                if part not in ("value", "raw_value", "params")
-            ]
+            text = jax.tree_util.keystr(path, simple=True, separator="/")
+            parts = [part for part in text.split("/") if part != "params"]
+            while len(parts) > 1 and parts[-1] in ("value", "raw_value"):
+                parts.pop()
             paths.setdefault(id(leaf), "/".join(parts[:-1] or parts))
     return {
         variable: paths[id(value)] for variable, value in constants.items() if id(value) in paths
@@ -152,6 +152,10 @@ def _holders(f: Any, depth: int = 0) -> Iterator[Any]:
         yield contents
         if callable(contents):
             yield from _holders(contents, depth + 1)
+    names = getattr(getattr(f, "__code__", None), "co_names", ())
+    for contents in (f.__globals__[name] for name in names if name in f.__globals__):
+        if not isinstance(contents, type | ModuleType):
+            yield contents
     yield from _holders(getattr(f, "__self__", None), depth + 1)
     yield from _holders(getattr(f, "__wrapped__", None), depth + 1)
     yield f

@@ -108,6 +108,11 @@ class Rule:
         """
         return None
 
+    def __str__(self) -> str:
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        shown = (f"{name}={value}" for name, value in values.items() if value is not False)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
 
 @dataclasses.dataclass(frozen=True)
 class Zero(Rule):
