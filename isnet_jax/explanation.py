@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jaxtyping import Array
 from PIL import Image
 
 from isnet_jax import lrp
@@ -40,11 +44,11 @@ def explain_file(
     model, description = load_network(checkpoint, architecture)
     pixels = _read(image, description.image_shape)
     names = description.class_names
-    logits = np.asarray(jax.jit(model)(pixels))  # pyright: ignore[reportArgumentType]
-    predicted = int(logits[0].argmax())
-    explained = predicted if target is None else _class_number(target, names)
-    _, relevance = lrp.relevance(model, pixels, target=explained, rules=JUDGE)  # pyright: ignore[reportArgumentType]
-    share = float(np.asarray(jax.nn.softmax(logits[0])).max())
+    wanted = None if target is None else jnp.array([_class_number(target, names)])
+    logits, relevance = _explained(*nnx.split(model), jnp.asarray(pixels), wanted)
+    predicted = int(jnp.argmax(logits))
+    explained = predicted if wanted is None else int(wanted[0])
+    share = float(jax.nn.softmax(logits[0]).max())
     caption = f"relevance for {names[explained]}"
     figure = panel(
         pixels,
@@ -56,6 +60,16 @@ def explain_file(
     except OSError as error:
         raise UserError(f"cannot write {out} ({error}). Choose another --out.") from error
     return f"predicted {names[predicted]} ({share:.1%}); heatmap for {names[explained]}: {out}"
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _explained(
+    graph: nnx.GraphDef, state: nnx.State, pixels: Array, wanted: Array | None
+) -> tuple[Array, Array]:
+    """Logits, and the relevance for the wanted class or the highest logit."""
+    logits, pullback = lrp.vjp(nnx.merge(graph, state), pixels, rules=JUDGE)
+    target = jnp.argmax(logits, 1) if wanted is None else wanted
+    return logits, pullback(jax.nn.one_hot(target, logits.shape[1]))
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray:

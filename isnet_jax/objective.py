@@ -30,12 +30,12 @@ class ISNetConfig:
         "stochastic" the highest logit or, as often, a random other one; "original" every logit.
       heatmap_weight: P in [0, 1]: the loss is (1 - P) * classification + P * heatmap loss.
       gwrp_decay: d in [0, 1]: 0.9 looks at about ten pixels of a heatmap, 1 at all alike.
-      background_scale: E > 0.
+      background_scale: E > 0: the ratio of background to foreground at which the loss is log 2.
       foreground_range: (C1, C2), 0 < C1 < C2: the natural range of the foreground's relevance;
         or one pair for the input and each supervised place.
       background_weight: w1 >= 0, of the background loss.
       foreground_weight: w2 >= 0, of the foreground loss.
-      foreground_loss: "l2" or "hybrid".
+      foreground_loss: beyond the range, "l2" grows quadratically, "hybrid" soon linearly.
       lrp_epsilon: the stabiliser of LRP-Flex; 0 is Gradient*Input.
       softmax_epsilon: s of the selective variant's log-odds.
       box_rule: z^B at the first layer, for images in [0, 1]; or another rule for that layer.

@@ -42,8 +42,9 @@ class BiasedDigitsConfig:
     """Everything that decides the content of the data set.
 
     Attributes:
-        source: which digits, see ``load_digits``.
-        folder: where the digits are, for the sources that need it.
+        source: which digits: "mnist-mini", 5,000 of MNIST that need no network; "mnist", all
+            70,000, downloaded once; "idx", a folder of your own in MNIST's format.
+        folder: for "idx", the folder with the four files; for "mnist", where to look and download.
         limit: use this many of them only, in equal shares of the classes.
         mark: the mark that gives the class away.
         mask_dilation: rim around the digit that counts as foreground too, in pixels: it belongs to

@@ -46,10 +46,10 @@ class BackgroundMark:
     """A small square mark on the background that encodes a class.
 
     Attributes:
-        kind: what tells the class. ``"position"``: a white square at the class's own place along
-            the border; ``"shape"``: a white glyph at a random place (up to 12 classes);
-            ``"colour"``: a coloured square at a random place (up to 19 classes);
-            ``"coloured-position"``: a square of the class's colour at the class's place, the
+        kind: what tells the class. "position": a white square at the class's own place along
+            the border; "shape": a white glyph at a random place (up to 12 classes);
+            "colour": a coloured square at a random place (up to 19 classes);
+            "coloured-position": a square of the class's colour at the class's place, the
             shortcut that plain networks fall for most.
         size: side of the mark in pixels, at least 1, and at least 3 for shapes.
         intensity: brightness of the mark's brightest channel, above 0 and up to 1 (white).
