@@ -260,7 +260,7 @@ def heatmap_loss(
     ranges = config.foreground_ranges(len(relevances))
     per_place = []
     for relevance, bounds in zip(relevances, ranges, strict=True):
-        size = relevance.shape[2:4]
+        size = (relevance.shape[2], relevance.shape[3])
         shrunk = mask if size == mask.shape[1:3] else losses.shrink_mask(mask, size)
         background = losses.background_loss(
             relevance, shrunk, decay=config.gwrp_decay, scale=config.background_scale

@@ -27,11 +27,13 @@ from isnet_jax.evaluation import highest_logit_relevance
 from isnet_jax.training.loop import Record
 from isnet_jax.visualize import heatmap_grid
 
+_LOSSES = {"loss": "loss", "classification": "class.", "heatmap": "heatmap", "accuracy": "acc."}
+
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f} steps/s" if speed else "", style="progress.data.speed")
+        return Text(f"{speed:.1f}/s" if speed else "", style="progress.data.speed")
 
 
 class TrainingDisplay:
@@ -51,7 +53,7 @@ class TrainingDisplay:
         self.writer: SummaryWriter | None = None
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=24 if console.width >= 100 else 8),
             MofNCompleteColumn(),
             _Rate(),
             TimeRemainingColumn(),
@@ -88,8 +90,11 @@ class TrainingDisplay:
         assert self.writer is not None
         self.bar.update(self.task, completed=step)
         if metrics is not None:
-            shown = ("loss", "classification", "heatmap", "accuracy")
-            parts = [f"{key} {metrics[key]:.3f}" for key in shown if key in metrics]
+            wide = self.console.width >= 100
+            shown = _LOSSES if wide else {k: v for k, v in _LOSSES.items() if v != "class."}
+            parts = [
+                f"{short} {metrics[key]:.3f}" for key, short in shown.items() if key in metrics
+            ]
             self.bar.update(self.task, losses="  ".join(parts))
             for key, value in metrics.items():
                 self.writer.add_scalar(f"train/{key}", value, step)
