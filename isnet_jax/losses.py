@@ -36,7 +36,7 @@ def gwrp(x: Float[Array, "*batch n"], decay: float) -> Float[Array, "*batch"]:
     if decay == 1:
         return x.mean(-1)
     if decay == 0:
-        return x.max(-1)
+        return lax.top_k(x, 1)[0][..., 0]  # `x.max` finds its winner by equality: see max_pool
     ranks = min(n, math.ceil(math.log(_NEGLIGIBLE) / math.log(decay)))
     weights = jnp.asarray(decay, x.dtype) ** jnp.arange(ranks, dtype=x.dtype)
     # The weights' whole sum in closed form: the left-out ranks count in it.
@@ -69,9 +69,7 @@ def background_loss(
     mean = (magnitude * inside).sum((2, 3, 4)) / (area + _MEAN_FLOOR)
     outside = magnitude / (mean + _MEAN_FLOOR)[:, :, None, None, None] * (1 - inside)
     batch, k, height, width, _ = relevance.shape
-    pooled = gwrp(
-        jnp.moveaxis(outside, -1, 2).reshape(batch, k, channels, height * width), decay
-    )
+    pooled = gwrp(jnp.moveaxis(outside, -1, 2).reshape(batch, k, channels, height * width), decay)
     return -jnp.log1p(-jnp.minimum(pooled / (pooled + scale), _CAP)).mean((1, 2))
 
 

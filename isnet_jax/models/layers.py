@@ -114,12 +114,22 @@ class Linear(nnx.Linear):
 def max_pool(
     x: Images, size: int, *, stride: int | None = None, padding: int = 0
 ) -> Float[Array, "batch new_height new_width channels"]:
-    """Maximum over windows; by a reshape where the windows tile the image."""
+    """Maximum over windows; by comparing the tiles where the windows tile the image.
+
+    Not by `jnp.max` or `jnp.maximum`: their derivative looks for the winner by equality with the
+    maximum. Where XLA computes the values once more in a fused loop, rounded otherwise, no value
+    equals it, and the window's gradient and relevance are silently lost.
+    """
     stride = size if stride is None else stride
     batch, height, width, channels = x.shape
     if stride == size and padding == 0 and height % size == width % size == 0:
         tiles = x.reshape(batch, height // size, size, width // size, size, channels)
-        return tiles.max((2, 4))
+        highest = tiles[:, :, 0, :, 0]
+        for place in range(1, size * size):
+            tile = tiles[:, :, place // size, :, place % size]
+            # A NaN wins and stays.
+            highest = jnp.where((tile > highest) | (tile != tile), tile, highest)
+        return highest
     return nnx.max_pool(x, (size, size), (stride, stride), [(padding, padding)] * 2)
 
 

@@ -1,0 +1,22 @@
+"""Settings of the whole test run: CPU, a compilation cache inside the checkout, x64 on demand."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
+
+# Before jax is imported, and inherited by the processes that tests start.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def x64() -> Iterator[None]:
+    """float64 for one module: `pytestmark = pytest.mark.usefixtures("x64")`."""
+    with jax.enable_x64(True):
+        yield
