@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 
 from isnet_jax.errors import UserError
-from isnet_jax.lrp._program import Program, carrier_for
+from isnet_jax.lrp._program import Program, carrier_for, zeros_for
 from isnet_jax.lrp._sites import Context
 from isnet_jax.lrp.composites import Composite, as_composite
 from isnet_jax.lrp.rules import Rule
@@ -75,7 +75,7 @@ def vjp(
     program.check(strict)
     leaves = jax.tree.leaves(primals)
     carriers = [carrier_for(leaf) for leaf in leaves]
-    tap_carriers = {name: jnp.zeros(s.shape, s.dtype) for name, s in program.tap_shapes().items()}
+    tap_carriers = zeros_for(program.tap_shapes(), leaves)
 
     def run(carriers, tap_carriers):
         result = program(leaves, carriers, tap_carriers, masks)

@@ -23,7 +23,7 @@ from isnet_jax.lrp import _facts
 from isnet_jax.lrp._control import carry_inputs
 from isnet_jax.lrp._cotangent import attach
 from isnet_jax.lrp._folding import Folding
-from isnet_jax.lrp._jaxpr import Constant, Operation, Variable
+from isnet_jax.lrp._jaxpr import Constant, Operation, Variable, varying_like
 from isnet_jax.lrp._layers import reads_input
 from isnet_jax.lrp._sites import Plan, Site
 from isnet_jax.lrp.relevance_rules import RelevanceRule
@@ -36,7 +36,8 @@ _LINEAR = _facts.SUMS | _facts.LAYERS | {"mul", "div", "select_n"}
 
 def zeros_like(value: Any) -> Any:
     """A carrier: zeros like the value, in float32 or wider."""
-    return jnp.zeros(value.shape, jnp.promote_types(value.dtype, jnp.float32))
+    dtype = jnp.promote_types(value.dtype, jnp.float32)
+    return varying_like(jnp.zeros(value.shape, dtype), value)
 
 
 def check_carriers(plan: Plan) -> None:

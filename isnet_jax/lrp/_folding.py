@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from isnet_jax.lrp import _facts
-from isnet_jax.lrp._jaxpr import Constant, Operand, Variable
+from isnet_jax.lrp._jaxpr import Constant, Operand, Variable, varying_like
 from isnet_jax.lrp._layers import moved_axes, weight_axes
 from isnet_jax.lrp._sites import Plan, Site
 from isnet_jax.lrp.relevance_rules import Level, RelevanceRule
@@ -71,6 +71,7 @@ class Folding:
         ).reshape(kernel)
 
         def apply(x: Any, weight: Any) -> Any:
+            x = varying_like(x, weight)
             return operation.bind(*((x, weight) if side == 1 else (weight, x)))[0]
 
         def shaped(z: Any) -> Any:
@@ -80,8 +81,9 @@ class Folding:
             return z
 
         def restore(y: Any) -> Any:
-            output_like = jax.ShapeDtypeStruct(shape, y.dtype)
-            return jax.linear_transpose(shaped, output_like)(y)[0]
+            # At the layer's own value: under shard_map the types say over which axes it varies.
+            _, pull = jax.vjp(shaped, self.values[output].astype(y.dtype))
+            return pull(y)[0]
 
         layer = Layer(
             x=self.values[x],

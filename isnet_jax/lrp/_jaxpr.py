@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.extend as jex
 import jax.numpy as jnp
+from jax import lax
 from jax.extend import source_info_util
 
 from isnet_jax.lrp import _facts
@@ -211,7 +212,13 @@ def trace(function: Callable[..., Any], arguments: tuple, kept: Callable[[str], 
       The graph, whose inputs are the leaves of `arguments`, and the output's tree of
       `jax.ShapeDtypeStruct`s.
     """
-    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+
+    def fresh(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    # JAX keeps traces by the function's identity: a model that was changed in place would be
+    # explained as it was at the first call.
+    closed, shapes = jax.make_jaxpr(fresh, return_shape=True)(*arguments)
     return _build(closed.jaxpr, closed.consts, kept), shapes
 
 
@@ -228,3 +235,15 @@ def subgraphs(operation: Operation, kept: Callable[[str], bool]) -> tuple[Graph,
         else _build(body, (), kept)
         for body in bodies
     )
+
+
+def varying_like(value: Any, like: Any) -> Any:
+    """The value, typed under shard_map as varying over the mesh axes that `like` varies over."""
+    missing = _varying_axes(like) - _varying_axes(value)
+    return lax.pcast(value, tuple(missing), to="varying") if missing else value
+
+
+def _varying_axes(value: Any) -> frozenset[Any]:
+    type_ = jax.typeof(value)
+    manual = getattr(type_, "manual_axis_type", None)  # before jax 0.10: `vma` on the type itself
+    return manual.varying if manual is not None else getattr(type_, "vma", frozenset())

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from isnet_jax.errors import UserError
 from isnet_jax.lrp import _jaxpr
+from isnet_jax.lrp._carriers import zeros_like
 from isnet_jax.lrp._cotangent import mark
 from isnet_jax.lrp._interpreter import Places, evaluate
 from isnet_jax.lrp._planner import make_plan
@@ -184,7 +185,18 @@ def _warn(message: str) -> None:
 
 def carrier_for(leaf: Any) -> Any | None:
     """Zeros whose cotangent is the leaf's relevance, in float32 or wider; None for integers."""
-    dtype = jnp.result_type(leaf)
-    if not jnp.issubdtype(dtype, jnp.inexact):
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
         return None
-    return jnp.zeros(jnp.shape(leaf), jnp.promote_types(dtype, jnp.float32))
+    return zeros_like(jnp.asarray(leaf))
+
+
+def zeros_for(shapes: Mapping[str, jax.ShapeDtypeStruct], leaves: list[Any]) -> dict[str, Any]:
+    """Zeros of these shapes that vary, under shard_map, over the axes that the leaves vary over."""
+    corner = sum(
+        zeros_like(jnp.asarray(leaf).ravel()[0]).sum()
+        for leaf in leaves
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and jnp.size(leaf)
+    )
+    return {
+        name: jnp.zeros(s.shape, s.dtype) + corner.astype(s.dtype) for name, s in shapes.items()
+    }
