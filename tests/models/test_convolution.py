@@ -1,0 +1,86 @@
+"""Every lowering is the convolution, with its first and second derivatives."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import quick_jit
+from jax import lax
+
+from isnet_jax.models import convolution
+from isnet_jax.models.convolution import convolve
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+# (height, width), kernel, channels, features, stride, padding
+SHAPES = {
+    "1x1": ((5, 6), 1, 3, 4, 1, 0),
+    "1x1 stride 2": ((5, 6), 1, 3, 4, 2, 0),
+    "3x3": ((9, 8), 3, 2, 3, 1, 1),
+    "3x3 stride 2": ((9, 8), 3, 2, 3, 2, 1),
+    "3x3 stride 2, small": ((4, 4), 3, 2, 3, 2, 1),
+    "2x2 map": ((2, 2), 3, 3, 4, 1, 1),
+    "1x1 map": ((1, 1), 3, 3, 4, 1, 1),
+    "7x7 stem": ((12, 11), 7, 3, 4, 2, 3),
+    "no padding": ((7, 6), 3, 2, 3, 1, 0),
+    "one row": ((1, 6), 3, 2, 3, 1, 1),
+    "patches": ((8, 8), 4, 3, 5, 4, 0),
+}
+
+
+def expected(x, kernel, stride, padding):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def derivatives(convolution, stride, padding):
+    """Output, gradients, and gradients of a loss on the gradients."""
+
+    def run(x, kernel, g):
+        def first(x, kernel):
+            y, pull = jax.vjp(lambda x, k: convolution(x, k, stride, padding), x, kernel)
+            return y, pull(g * jnp.cos(y))
+
+        def of_the_gradients(x, kernel):
+            return sum(jnp.sum(jnp.sin(d)) for d in first(x, kernel)[1])
+
+        return first(x, kernel), jax.grad(of_the_gradients, (0, 1))(x, kernel)
+
+    return quick_jit(run)
+
+
+@pytest.mark.parametrize("product", [None, True], ids=["as chosen", "as product"])
+@pytest.mark.parametrize("case", SHAPES)
+def test_a_lowering_is_the_convolution_twice_differentiable(case, product, monkeypatch):
+    if product:
+        monkeypatch.setattr(convolution, "_is_slow_on_cpu", lambda *shapes: True)
+    size, k, channels, features, stride, padding = SHAPES[case]
+    draw = np.random.default_rng(0)
+    x = jnp.asarray(draw.standard_normal((2, *size, channels)))
+    kernel = jnp.asarray(draw.standard_normal((k, k, channels, features)))
+    g = jnp.asarray(draw.standard_normal(expected(x, kernel, stride, padding).shape))
+
+    def ours(x, kernel, stride, padding):
+        return convolve(x, kernel, stride=stride, padding=padding)
+
+    found, reference = (derivatives(f, stride, padding)(x, kernel, g) for f in (ours, expected))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_slow_shapes_become_one_product_and_others_stay():
+    def primitives(x_shape, kernel_shape):
+        shapes = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (x_shape, kernel_shape))
+        text = str(jax.make_jaxpr(lambda x, k: convolve(x, k, padding=1))(*shapes))
+        return text.count("dot_general["), text.count("conv_general_dilated[")
+
+    assert primitives((8, 2, 2, 16), (3, 3, 16, 16)) == (1, 0)
+    assert primitives((8, 32, 32, 16), (3, 3, 16, 16)) == (0, 1)
