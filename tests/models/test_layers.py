@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import golden_values
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from flax import nnx
 from helpers import quick_jit
 
-from isnet_jax import lrp
+from isnet_jax import lrp, models
 from isnet_jax.models.layers import BatchNorm, Conv, Linear, global_average, max_pool
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -125,29 +126,22 @@ def test_max_pool_does_not_hide_a_nan(place):
     assert jnp.isnan(max_pool(x, 2)).all()
 
 
-@pytest.mark.parametrize("level", [0, 1, 3])
-def test_no_window_loses_its_winner_under_jit(level):
+def test_no_window_loses_its_winner_under_jit():
     """Fused and computed once more, a value may be rounded otherwise than the maximum was.
 
-    Derivatives that look for the winner by equality then find none. The sum of each window's
-    gradient must be what came in, whatever XLA fuses.
+    Derivatives that look for the winner by equality then find none, or divide by none (NaN). At
+    XLA's level 0 that happens in most windows of this network; at others in one of thousands.
     """
-    kernel = normal(3, 3, 3, 8)
-
-    def value(x):
-        y = jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        return (y - y.mean((0, 1, 2))) * jax.lax.rsqrt(y.var((0, 1, 2)) + 1e-5) * 0.7 + 0.1
+    model = models.create("small", num_classes=4, rngs=nnx.Rngs(0))
+    models.load_torch(model, golden_values.drawn_weights(model, 0))
+    model.eval()
+    x = golden_values.drawn_batch(0, 4, 16, 4)["image"]
 
     def run(x):
-        before = value(x)
-        return jax.vjp(lambda y: max_pool(y, 2), before)[1](jnp.ones((4, 8, 8, 8)))[0]
+        return lrp.relevance(model, x, target=0, rules=lrp.Epsilon(1e-2))[1]
 
-    run = jax.jit(run, compiler_options={"xla_backend_optimization_level": level})
-    for seed in range(5):
-        windows = run(normal(4, 16, 16, 3, seed=seed)).reshape(4, 8, 2, 8, 2, 8).sum((2, 4))
-        np.testing.assert_array_equal(windows, 1)
+    found, expected = quick_jit(run)(x), jax.jit(run)(x)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
 def test_lrp_sees_max_pool_as_the_plain_winner_takes_all():
