@@ -8,10 +8,10 @@ demo: .venv/installed
 	$(BIN)/isnet-jax train biased-digits --out runs/biased-digits
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
 
 test-all: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -81,8 +81,7 @@ class Folding:
             return z
 
         def restore(y: Any) -> Any:
-            # At the layer's own value: under shard_map the types say over which axes it varies.
-            _, pull = jax.vjp(shaped, self.values[output].astype(y.dtype))
+            _, pull = jax.vjp(shaped, varying_like(jnp.zeros(shape, y.dtype), y))
             return pull(y)[0]
 
         layer = Layer(

@@ -18,6 +18,7 @@ from isnet_jax.lrp import _jaxpr
 from isnet_jax.lrp._carriers import zeros_like
 from isnet_jax.lrp._cotangent import mark
 from isnet_jax.lrp._interpreter import Places, evaluate
+from isnet_jax.lrp._jaxpr import varying_like
 from isnet_jax.lrp._planner import make_plan
 from isnet_jax.lrp._sites import Context, Plan, Site, tap_shapes, walk
 
@@ -192,11 +193,7 @@ def carrier_for(leaf: Any) -> Any | None:
 
 def zeros_for(shapes: Mapping[str, jax.ShapeDtypeStruct], leaves: list[Any]) -> dict[str, Any]:
     """Zeros of these shapes that vary, under shard_map, over the axes that the leaves vary over."""
-    corner = sum(
-        zeros_like(jnp.asarray(leaf).ravel()[0]).sum()
-        for leaf in leaves
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and jnp.size(leaf)
-    )
     return {
-        name: jnp.zeros(s.shape, s.dtype) + corner.astype(s.dtype) for name, s in shapes.items()
+        name: functools.reduce(varying_like, leaves, jnp.zeros(kind.shape, kind.dtype))
+        for name, kind in shapes.items()
     }

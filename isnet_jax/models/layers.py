@@ -130,7 +130,14 @@ def max_pool(
             # A NaN wins and stays.
             highest = jnp.where((tile > highest) | (tile != tile), tile, highest)
         return highest
-    return nnx.max_pool(x, (size, size), (stride, stride), [(padding, padding)] * 2)
+    return lax.reduce_window(
+        x,
+        -jnp.inf,
+        lax.max,
+        (1, size, size, 1),
+        (1, stride, stride, 1),
+        ((0, 0), (padding, padding), (padding, padding), (0, 0)),
+    )
 
 
 def global_average(x: Images) -> Float[Array, "batch channels"]:
