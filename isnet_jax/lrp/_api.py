@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 
 from isnet_jax.errors import UserError
+from isnet_jax.lrp._jaxpr import varying_like
 from isnet_jax.lrp._program import Program, carrier_for, zeros_for
 from isnet_jax.lrp._sites import Context
 from isnet_jax.lrp.composites import Composite, as_composite
@@ -127,7 +128,7 @@ def relevance(
 
     def explain(target):
         seed = jax.nn.one_hot(jnp.broadcast_to(target, (batch,)), classes, dtype=logits.dtype)
-        return pullback(seed)
+        return pullback(varying_like(seed, logits))
 
     if isinstance(target, str):
         if target != "all":
