@@ -23,6 +23,6 @@ def compiler_options() -> dict[str, str]:
         return {}
     try:
         jax.jit(lambda x: x + 1, compiler_options=_CPU_OPTIONS).lower(jnp.zeros(())).compile()
-    except Exception:  # noqa: BLE001: XLA's error type is private, any refusal means "unknown"
+    except Exception:  # XLA does not export its error type; any refusal means "unknown"
         return {}
     return dict(_CPU_OPTIONS)
