@@ -49,9 +49,9 @@ class Golden:
 
     def model(self) -> nnx.Module:
         """The network with the reference's weights, in float64."""
-        model = models.create(
-            self.config["arch"], num_classes=self.config["classes"], rngs=nnx.Rngs(0)
-        )
+        arch = self.config["arch"]
+        options = {"transition_relu": True} if arch.startswith("densenet") else {}
+        model = models.create(arch, num_classes=self.config["classes"], rngs=nnx.Rngs(0), **options)
         models.load_torch(model, drawn_weights(model, self.config["seed"]))
         if self.config["bn"] == "eval":
             model.eval()
