@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 
-from isnet_jax.data import BiasedDigits, BiasedDigitsConfig, Digits, Split, load_digits, prepare
+from isnet_jax.data import (
+    BackgroundMark,
+    BiasedDigits,
+    BiasedDigitsConfig,
+    Digits,
+    Split,
+    load_digits,
+    prepare,
+)
 
-SMALL = BiasedDigitsConfig(limit=100)
+SMALL = BiasedDigitsConfig(limit=100, mark=BackgroundMark(kind="colour", size=4))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from isnet_jax.data import (
 from isnet_jax.data.biased_digits import Tie, make_example, split_members
 from isnet_jax.errors import UserError
 
-SMALL = BiasedDigitsConfig(limit=100)
+SMALL = BiasedDigitsConfig(limit=100, mark=BackgroundMark(kind="colour", size=4))
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ from isnet_jax.data import (
 from isnet_jax.errors import UserError
 
 TINY = BiasedDigitsConfig(limit=50, mark=BackgroundMark(kind="position"))
+# What conftest prepares.
+PREPARED = BiasedDigitsConfig(limit=100, mark=BackgroundMark(kind="colour", size=4))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -119,19 +121,19 @@ def test_what_cannot_be_made_leaves_nothing_behind(
 def test_missing_shards_are_named(copied: Path):
     (copied / "biased_digits-validation.array_record-00000-of-00001").unlink()
     with pytest.raises(UserError, match=r"1 of 5 files are missing .*-validation.array_record"):
-        prepare(BiasedDigitsConfig(limit=100), copied.parent.parent.parent)
+        prepare(PREPARED, copied.parent.parent.parent)
 
 
 def test_a_missing_description_of_the_data_is_told(copied: Path):
     (copied / "dataset_info.json").unlink()
     with pytest.raises(UserError, match=r"do not have the splits train, .*Delete the folder"):
-        prepare(BiasedDigitsConfig(limit=100), copied.parent.parent.parent)
+        prepare(PREPARED, copied.parent.parent.parent)
 
 
 @pytest.mark.parametrize("length", [0, 100, 40_000])
 def test_a_damaged_shard_is_told(copied: Path, length: int):
     os.truncate(copied / "biased_digits-train.array_record-00000-of-00001", length)
-    builder = prepare(BiasedDigitsConfig(limit=100), copied.parent.parent.parent)
+    builder = prepare(PREPARED, copied.parent.parent.parent)
     with pytest.raises(UserError, match=r"split 'train' in .* cannot be read .*Delete this folder"):
         load_split(builder, "train")
 

@@ -134,7 +134,10 @@ def test_confounding_is_uniform_over_the_other_classes():
     ("options", "message"),
     [
         ({"kind": "color"}, "unknown kind of mark 'color'; did you mean 'colour'"),
-        ({"size": 0}, "size of a colour mark is 0 pixels, but must be at least 1"),
+        (
+            {"kind": "colour", "size": 0},
+            "size of a colour mark is 0 pixels, but must be at least 1",
+        ),
         ({"kind": "shape", "size": 2}, "size of a shape mark is 2 pixels, but must be at least 3"),
         ({"intensity": 0.0}, "intensity is 0.0"),
         ({"intensity": 255.0}, "intensity is 255"),
