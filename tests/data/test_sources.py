@@ -27,7 +27,7 @@ def idx_folder(tmp_path: Path) -> Path:
         else:
             content = idx_bytes(rng.integers(0, 256, (count, 28, 28)))
         if name == "train-images-idx3-ubyte":
-            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content, mtime=0))
         else:
             (folder / name).write_bytes(content)
     return folder
@@ -103,7 +103,7 @@ def test_idx_names_the_missing_files(idx_folder: Path):
         (IDX_NAMES[3], idx_bytes(np.zeros(11)), "10 images but .* 11 labels"),
         (IDX_NAMES[3], b"\0\0\x08", "has 3 bytes, less than the 8 of its header"),
         (f"{IDX_NAMES[0]}.gz", b"no gzip", "is not a whole gzip file"),
-        (f"{IDX_NAMES[0]}.gz", gzip.compress(bytes(99))[:-9], "is not a whole gzip file"),
+        (f"{IDX_NAMES[0]}.gz", gzip.compress(bytes(99), mtime=0)[:-9], "is not a whole gzip file"),
     ],
 )
 def test_malformed_idx_files(idx_folder: Path, name: str, content: bytes, message: str):
@@ -139,7 +139,7 @@ def test_mnist_is_read_from_a_folder_with_its_files(idx_folder: Path):
 def test_mnist_is_found_among_the_downloads_of_tfds(idx_folder: Path):
     for path in list(idx_folder.iterdir()):
         raw = path.read_bytes()
-        content = raw if path.suffix == ".gz" else gzip.compress(raw)
+        content = raw if path.suffix == ".gz" else gzip.compress(raw, mtime=0)
         cached = f"cvdf-datasets_mnist_{path.name.removesuffix('.gz')}Ab3_x.gz"
         (idx_folder / cached).write_bytes(content)
         path.unlink()
