@@ -43,8 +43,7 @@ def vjp(
 
     `f` is any JAX function, such as a Flax, Equinox or Haiku model, unmodified. It is traced
     once; the result composes with jit, vmap over seeds, remat, pmap and with reverse-mode
-    gradients of losses on the relevance. It is reverse-mode only: `jax.jvp` with respect to the
-    primals raises.
+    gradients of losses on the relevance.
 
     Args:
       f: a function of `primals`; pytrees of arrays in and out.
