@@ -120,9 +120,7 @@ def difference(
 def ours_relevance(model: Any, images: Any, seed: Any, composite: lrp.Composite) -> Any:
     """Relevance, with 1 at the target's logit as zennit has it (gradients: the seed itself)."""
     logits, pullback = lrp.vjp(model, images, rules=composite)
-    if composite == lrp.GuidedBackprop():
-        return pullback(seed) / jnp.where(images == 0, 1, images)
-    return pullback(seed / logits)
+    return pullback(seed / logits if composite.times_input else seed)
 
 
 def made(network: str, bits: int, options: Comparison) -> tuple[torch.nn.Module, torch.Tensor]:
