@@ -61,17 +61,22 @@ def test_background_relevance_as_strong_as_the_foreground_costs_log_2():
     np.testing.assert_allclose(loss, np.log(5), rtol=1e-9)
 
 
-def test_background_by_a_numpy_formula():
+@pytest.mark.parametrize("norm", ["absolute", "signed", "none"])
+def test_background_by_a_numpy_formula(norm):
     relevance, mask = halves()
     expected = np.zeros((2, 3, 3))
     for b, k, c in np.ndindex(expected.shape):
         inside = np.asarray(mask[b, ..., 0]) == 1
-        mean = np.abs(relevance[b, k][inside]).mean()
+        mean = {
+            "absolute": np.abs(relevance[b, k][inside]).mean(),
+            "signed": abs(relevance[b, k][inside].mean()),
+            "none": 1 / relevance[b, k].size,
+        }[norm]
         outside = np.sort(np.abs(np.where(inside, 0, relevance[b, k, ..., c])).ravel())[::-1]
         weights = 0.9 ** np.arange(16)
         pooled = (outside / mean * weights).sum() / weights.sum()
         expected[b, k, c] = np.log(1 + pooled / 2.0)
-    found = background_loss(relevance, mask, decay=0.9, scale=2.0)
+    found = background_loss(relevance, mask, decay=0.9, scale=2.0, norm=norm)
     np.testing.assert_allclose(found, expected.mean((1, 2)), rtol=1e-7)
 
 
@@ -80,10 +85,14 @@ def test_background_without_relevance_outside_is_zero():
     assert not background_loss(relevance * mask[:, None], mask, decay=0.9, scale=1.0).any()
 
 
+@pytest.mark.parametrize("norm", ["absolute", "signed"])
 @pytest.mark.parametrize("factor", [1e-3, 7.0, -1e3])
-def test_background_does_not_change_with_the_scale_of_relevance(factor):
+def test_background_does_not_change_with_the_scale_of_relevance(factor, norm):
     relevance, mask = halves()
-    loss = [background_loss(f * relevance, mask, decay=0.9, scale=1.0) for f in (1.0, factor)]
+    loss = [
+        background_loss(f * relevance, mask, decay=0.9, scale=1.0, norm=norm)
+        for f in (1.0, factor)
+    ]
     np.testing.assert_allclose(loss[1], loss[0], rtol=1e-6)
 
 
@@ -163,6 +172,16 @@ def test_foreground_is_the_mean_over_what_is_explained():
     relevance, mask = halves()
     whole = foreground_loss(relevance, mask, bounds=(4.0, 6.0))
     parts = [foreground_loss(relevance[:, k : k + 1], mask, bounds=(4.0, 6.0)) for k in range(3)]
+    np.testing.assert_allclose(whole, np.mean(parts, 0), rtol=1e-12)
+
+
+def test_a_foreground_range_for_each_of_what_is_explained():
+    relevance, mask = halves()
+    bounds = ((4.0, 6.0), (1.0, 2.0), (20.0, 30.0))
+    whole = foreground_loss(relevance, mask, bounds=bounds)
+    parts = [
+        foreground_loss(relevance[:, k : k + 1], mask, bounds=own) for k, own in enumerate(bounds)
+    ]
     np.testing.assert_allclose(whole, np.mean(parts, 0), rtol=1e-12)
 
 

@@ -1,0 +1,157 @@
+"""ISNet training steps: isnet_jax against PyTorch, side by side in one run.
+
+    make bench
+    .venv-bench/bin/python benchmarks/step_throughput.py            (all rows: an hour on two cores)
+    .venv-bench/bin/python benchmarks/step_throughput.py --quick    (three minutes)
+
+Both sides have the same weights, data, batch, precision, optimiser and threads, each in a process
+of its own; their steps are interleaved. The loss of the first step must agree. Prints a table,
+writes benchmarks/results/step_throughput.json and .md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tyro
+from step_workers import MODES, ROWS
+
+WORKER = Path(__file__).with_name("step_workers.py")
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """Time training steps of both sides.
+
+    Attributes:
+      rows: workloads, see ROWS in step_workers.py.
+      modes: plain classifier, ISNet Selective, ISNet Original.
+      repeats: timings of each side, interleaved; the median counts.
+      seconds: about how long one timing takes; it has as many steps as fit, at least one.
+      quick: two small rows, three repeats.
+      out: folder of the results.
+    """
+
+    rows: tuple[str, ...] = tuple(ROWS)
+    modes: tuple[str, ...] = MODES
+    repeats: int = 7
+    seconds: float = 2.0
+    quick: bool = False
+    out: Path = Path("benchmarks/results")
+
+
+class Side:
+    """A worker process of one side."""
+
+    def __init__(self, side: str, row: str, mode: str):
+        self.process = subprocess.Popen(
+            [sys.executable, str(WORKER), side, row, mode],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.ready = self._answer()
+
+    def time(self, steps: int) -> dict[str, float]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _answer(self) -> dict[str, float]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"a worker ended early: {' '.join(map(str, self.process.args))}")  # pyright: ignore
+        return json.loads(line)
+
+
+def measure(row: str, mode: str, options: Benchmark) -> dict[str, Any]:
+    sides = {name: Side(name, row, mode) for name in ("jax", "torch")}
+    steps = {}
+    for name, side in sides.items():
+        warm = side.time(2)["seconds"]
+        steps[name] = max(1, round(options.seconds / warm))
+    answers: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    for _ in range(options.repeats):
+        for name, side in sides.items():
+            answers[name].append(side.time(steps[name]))
+    for side in sides.values():
+        side.close()
+    ready = {name: side.ready for name, side in sides.items()}
+    seconds = {name: [a["seconds"] for a in found] for name, found in answers.items()}
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "row": row,
+        "mode": mode,
+        "seconds": seconds,
+        "median": medians,
+        "speedup": medians["torch"] / medians["jax"],
+        "spread": {n: (max(v) - min(v)) / medians[n] for n, v in seconds.items()},
+        "peak_gb": {name: found[-1]["peak_gb"] for name, found in answers.items()},
+        "first_step": {name: found["first_step"] for name, found in ready.items()},
+        "loss_difference": abs(ready["jax"]["loss"] / ready["torch"]["loss"] - 1),
+    }
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| network, batch | mode | PyTorch s/step | isnet_jax s/step | speed-up | peak GB | "
+        "first step s | loss differs |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        work, median, spread = ROWS[r["row"]], r["median"], r["spread"]
+        cells = [
+            f"{work.network} {work.size}x{work.size}, {work.batch}",
+            r["mode"],
+            *(f"{median[s]:.3f} (±{50 * spread[s]:.0f} %)" for s in ("torch", "jax")),
+            f"{r['speedup']:.2f}",
+            f"{r['peak_gb']['torch']:.1f} / {r['peak_gb']['jax']:.1f}",
+            f"{r['first_step']['torch']:.0f} / {r['first_step']['jax']:.0f}",
+            f"{r['loss_difference']:.0e}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(options: Benchmark) -> None:
+    if options.quick:
+        options = dataclasses.replace(
+            options, rows=("resnet18-64", "compact-32"), modes=("plain", "selective"), repeats=3
+        )
+    rows = []
+    for row in options.rows:
+        for mode in options.modes:
+            rows.append(measure(row, mode, options))
+            print(markdown(rows[-1:]).splitlines()[-1], flush=True)
+    result = {
+        "machine": f"{len(os.sched_getaffinity(0))} cores {platform.machine()}",
+        "date": datetime.date.today().isoformat(),
+        "versions": {name: metadata.version(name) for name in ("jax", "torch", "torchvision")},
+        "rows": rows,
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "step_throughput.json").write_text(json.dumps(result, indent=2) + "\n")
+    (options.out / "step_throughput.md").write_text(markdown(rows))
+    print("\n" + markdown(rows))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Benchmark))
