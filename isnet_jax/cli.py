@@ -22,6 +22,8 @@ _USAGE = """usage: isnet-jax COMMAND [OPTIONS]
 Train image classifiers that ignore biased backgrounds.
 
 commands:
+  prepare               check your own images and masks, and make a data set of
+                        them: from a folder, a CSV table, COCO or VOC files
   train biased-digits   train a plain classifier and an ISNet on digits whose
                         background gives the class away; writes report.html
   evaluate              judge the networks of a run on its three test sets again
@@ -88,6 +90,7 @@ def _dispatch(arguments: list[str], console: Console) -> None:
         return
     command, *rest = arguments
     commands: dict[str, Callable[[list[str], Console], None]] = {
+        "prepare": _prepare,
         "train": _train,
         "evaluate": _evaluate,
         "explain": _explain,
@@ -95,6 +98,26 @@ def _dispatch(arguments: list[str], console: Console) -> None:
     if command not in commands:
         raise UserError(suggest(command, commands, what="command"))
     commands[command](rest, console)
+
+
+def _prepare(arguments: list[str], console: Console) -> None:
+    from isnet_jax import preparation_command
+
+    kinds = preparation_command.COMMANDS
+    if not arguments or arguments[0] in ("-h", "--help"):
+        console.print(
+            f"usage: isnet-jax prepare {{{','.join(kinds)}}} SOURCE [OPTIONS]   "
+            "(--help explains them)",
+            highlight=False,
+            markup=False,
+        )
+        return
+    name, *rest = arguments
+    if name not in kinds:
+        raise UserError(suggest(name, kinds, what="kind of source"))
+    flags = tyro.conf.FlagCreatePairsOff
+    job = _parse(kinds[name], rest, f"isnet-jax prepare {name}", flags)
+    preparation_command.run(job, console)
 
 
 def _train(arguments: list[str], console: Console) -> None:
@@ -154,14 +177,20 @@ def _explain(arguments: list[str], console: Console) -> None:
     console.print(found, highlight=False, soft_wrap=True)
 
 
-def _parse(kind: type, arguments: list[str], program: str, **options: Any) -> Any:
+def _parse(
+    kind: type,
+    arguments: list[str],
+    program: str,
+    flags: Any = tyro.conf.FlagConversionOff,
+    **options: Any,
+) -> Any:
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_bool_or_object)
     return tyro.cli(
         kind,
         args=arguments,
         prog=program,
-        config=(tyro.conf.FlagConversionOff,),
+        config=(flags,),
         registry=registry,
         **options,
     )

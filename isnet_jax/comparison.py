@@ -28,6 +28,7 @@ from isnet_jax import models, run_folder
 from isnet_jax.data import (
     SPLITS,
     TEST_SPLITS,
+    Augmentation,
     BackgroundMark,
     BiasedDigitsConfig,
     Split,
@@ -74,7 +75,7 @@ class BiasedDigitsJob:
       epochs: passes of the ISNet over the training images.
       plain_epochs: passes of the plain classifier.
       batch_size: images in each training step.
-      max_shift: shift image and mask together by up to this many pixels at random; 0 for none.
+      augmentation: random transformations of image and mask together.
       seed: decides weights, order of the images and random choices; the data have their own.
     """
 
@@ -90,7 +91,7 @@ class BiasedDigitsJob:
     epochs: int = 12
     plain_epochs: int = 6
     batch_size: int = 64
-    max_shift: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
 
     def __post_init__(self):
@@ -107,7 +108,7 @@ class BiasedDigitsJob:
             optimiser=self.optimiser,
             epochs=self.epochs if isnet else self.plain_epochs,
             batch_size=self.batch_size,
-            max_shift=self.max_shift,
+            augmentation=self.augmentation,
             seed=self.seed,
         )
 
