@@ -33,7 +33,7 @@ def check_examples(
     names = [f"sample {i}" for i in range(len(image))] if ids is None else list(ids)
     _check_pixels(image, names)
     _check_masks(mask, np.ones(len(mask), bool) if has_mask is None else has_mask, names)
-    if label.ndim == 2:
+    if _multi_label(label):
         _check_label_vectors(label, num_classes, names)
     else:
         _check_labels(label, num_classes, names)
@@ -45,9 +45,9 @@ def _check_shapes(
     for what, array, ndim, axes in (
         ("images", image, 4, "(samples, height, width, channels)"),
         ("masks", mask, 4, "(samples, height, width, 1)"),
-        ("labels", label, (1, 2), "(samples,), or (samples, classes) for multi-label data"),
+        ("labels", label, 2 if _multi_label(label) else 1, "(samples,)"),
     ):
-        if array.ndim not in np.atleast_1d(ndim):
+        if array.ndim != ndim:
             raise UserError(
                 f"the {what} have the shape {array.shape}, expected {axes}. Add or remove axes."
             )
@@ -142,11 +142,15 @@ def _check_labels(label: np.ndarray, num_classes: int, names: list[str]) -> None
         )
 
 
+def _multi_label(label: np.ndarray) -> bool:
+    return label.ndim == 2 and np.issubdtype(label.dtype, np.floating)
+
+
 def _check_label_vectors(label: np.ndarray, num_classes: int, names: list[str]) -> None:
-    if label.shape[1] != num_classes or not np.issubdtype(label.dtype, np.floating):
+    if label.shape[1] != num_classes:
         raise UserError(
-            f"the labels are {label.dtype} of the shape {label.shape}, expected floating point of "
-            f"the shape ({len(label)}, {num_classes}): 0 or 1 for each class."
+            f"the labels have the shape {label.shape}, expected ({len(label)}, {num_classes}): 0 "
+            "or 1 for each class."
         )
     bad = ~np.isin(label, (0, 1))
     if bad.any():

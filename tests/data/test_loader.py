@@ -99,7 +99,7 @@ def test_shifts_move_image_and_mask_together(split: Split):
     numbered = with_position_as_label(split)
     iterator = train_iterator(numbered, 11, seed=0, augmentation=Augmentation(max_shift=2))
     seen = set()
-    for _ in range(10):
+    for _ in range(40):
         batch = next(iterator)
         for image, mask, label in zip(*batch.values(), strict=True):
             original = numbered.batch([int(label)])
@@ -134,17 +134,9 @@ def test_shards_share_every_epoch(split: Split):
 
 def test_shards_draw_their_own_shifts(split: Split):
     one_image = replace(split, images=np.repeat(split.images[:1], 22, axis=0))
+    move = Augmentation(max_shift=3)
     first, second = (
-        next(
-            train_iterator(
-                one_image,
-                11,
-                seed=0,
-                augmentation=Augmentation(max_shift=3),
-                shard_index=i,
-                shard_count=2,
-            )
-        )
+        next(train_iterator(one_image, 11, seed=0, augmentation=move, shard_index=i, shard_count=2))
         for i in range(2)
     )
     assert not np.array_equal(first["image"], second["image"])
