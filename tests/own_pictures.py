@@ -67,9 +67,9 @@ def rows(count: int = 12) -> str:
 
 
 def rectangle(number: int) -> list[float]:
-    """A polygon whose border pixels are those of `drawn`."""
+    """The polygon around the pixels of `drawn`."""
     top, left = 1 + number % 3, 1 + number // 3 % 3
-    right, bottom = left + 2, top + 3
+    right, bottom = left + 3, top + 4
     return [left, top, right, top, right, bottom, left, bottom]
 
 

@@ -1,7 +1,10 @@
 """DICOM images to grey values: the window, rescaling and inversion that the file asks for."""
 
 import io
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,8 +37,7 @@ def decode(data: bytes, max_pixels: int) -> Shaped[np.ndarray, "h w"] | Shaped[n
             "`pip install 'isnet-jax[dicom]'`, or convert the images to 16-bit PNG."
         ) from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             return _shown(pydicom.dcmread(io.BytesIO(data)), max_pixels)
     except (Rejected, UserError):
         raise
@@ -47,6 +49,20 @@ def decode(data: bytes, max_pixels: int) -> Shaped[np.ndarray, "h w"] | Shaped[n
             "Copy it again, install a decoder for its compression (pylibjpeg), or convert it to "
             "16-bit PNG",
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without pydicom's warnings, of which old films give many."""
+    logger = logging.getLogger("pydicom")
+    before = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
 
 
 def _shown(dataset: Any, max_pixels: int) -> np.ndarray:

@@ -3,8 +3,7 @@
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Bool
-from PIL import Image, ImageDraw
+from jaxtyping import Bool, Float64
 
 from isnet_jax.data.readers.samples import Rejected
 
@@ -31,16 +30,29 @@ def check(segmentation: Any, height: int, width: int) -> float:
 
 
 def draw(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    """The pixels of a segment that `check` has passed; a polygon's border belongs to it."""
+    """The pixels of a segment that `check` has passed: those whose centre is inside."""
     if isinstance(segmentation, dict):
         runs = _runs(segmentation, height, width)
         values = np.arange(len(runs)) % 2 == 1
         return np.repeat(values, runs).reshape(width, height).T
-    picture = Image.new("1", (width, height))
-    pen = ImageDraw.Draw(picture)
-    for polygon in segmentation:
-        pen.polygon([float(value) for value in polygon], fill=1)
-    return np.array(picture)
+    drawn = [_filled(np.array(polygon, np.float64), height, width) for polygon in segmentation]
+    return np.logical_or.reduce(drawn)
+
+
+def _filled(
+    polygon: Float64[np.ndarray, " coordinates"], height: int, width: int
+) -> Bool[np.ndarray, "h w"]:
+    """Even-odd filling: along a row of centres, every edge that is crossed changes the side."""
+    x0, y0 = polygon[::2], polygon[1::2]
+    x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
+    centres = np.arange(height)[:, None] + 0.5
+    row, edge = np.nonzero((y0 <= centres) != (y1 <= centres))
+    slope = (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
+    crossing = x0[edge] + (row + 0.5 - y0[edge]) * slope
+    first = np.clip(np.ceil(crossing - 0.5), 0, width).astype(int)
+    changes = np.zeros((height, width + 1), np.uint8)
+    np.add.at(changes, (row, first), 1)
+    return np.cumsum(changes[:, :width], axis=1, dtype=np.uint8) % 2 == 1
 
 
 def _polygon_area(polygon: Any, height: int, width: int) -> float:
