@@ -88,13 +88,11 @@ def _shown(dataset: Any, max_pixels: int) -> np.ndarray:
 
 def _windowed(dataset: Any, stored: np.ndarray) -> Float64[np.ndarray, "h w"]:
     """Shades from 0 to 1."""
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+    from pydicom.pixels.processing import apply_modality_lut
 
     values = np.asarray(apply_modality_lut(stored, dataset))
     if dataset.get("VOILUTSequence"):
-        table = dataset.VOILUTSequence[0]
-        bits = int(table.LUTDescriptor[2])
-        return np.clip(apply_voi_lut(values, dataset, prefer_lut=True) / (2**bits - 1), 0, 1)
+        return _looked_up(values, dataset.VOILUTSequence[0])
     if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
         centre, width = _first(dataset.WindowCenter), _first(dataset.WindowWidth)
         function = str(dataset.get("VOILUTFunction") or "LINEAR")
@@ -123,6 +121,19 @@ def _window(
     if width == 1:
         return (values > centre - 0.5).astype(np.float64)
     return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
+
+
+def _looked_up(values: Shaped[np.ndarray, "h w"], table: Any) -> Float64[np.ndarray, "h w"]:
+    """PS3.3 C.11.2.1.1. (pydicom 3.0.2 takes places in tables of 8 bits modulo 256.)"""
+    count, first, bits = (int(value) for value in table.LUTDescriptor)
+    data = table.LUTData
+    entries = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.asarray(data)
+    if len(entries) != (count or 2**16) or not 8 <= bits <= 16:
+        raise Rejected(
+            f"has a table of {len(entries)} shades, expected {count or 2**16}", "Mend its VOI LUT"
+        )
+    places = np.clip(values.astype(np.int64) - first, 0, len(entries) - 1)
+    return np.clip(entries[places] / (2**bits - 1), 0, 1)
 
 
 def _stored_range(dataset: Any) -> tuple[int, int]:
