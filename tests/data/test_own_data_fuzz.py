@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -313,7 +314,9 @@ def test_tables(examples: int, table: Path):
             text = data.decode("utf-8-sig")
             for split in splits.values():
                 for i, name in enumerate(split.ids):
-                    lines = [line for line in text.splitlines() if name.split("/")[-1] in line]
+                    lines = [
+                        line for line in re.split(r"[\r\n]+", text) if name.split("/")[-1] in line
+                    ]
                     assert lines, name
                     assert same_picture(table / name, split.images[i])
                     if split.labels.ndim == 1:

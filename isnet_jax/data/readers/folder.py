@@ -50,9 +50,10 @@ class FolderSource:
         classes: set[str] = set()
         for split, folder in self._parts():
             for name in _class_names(folder, self.root, problems):
-                if not encodable(name):
+                if not (encodable(name) and name.isprintable()):
                     place = relative(folder / "images" / name, self.root)
-                    problems.append(Problem(place, "has a name that is not UTF-8", "Rename it"))
+                    wrong = "has a name that is not UTF-8 or has invisible characters"
+                    problems.append(Problem(place, wrong, "Rename it"))
                     continue
                 found = self._of_class(folder, split, name, problems)
                 samples += found

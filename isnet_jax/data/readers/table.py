@@ -26,6 +26,7 @@ from isnet_jax.errors import UserError
 _RESERVED: Final = ("image", "mask", "label", "labels", "split")
 _TRUTH: Final = {"0": False, "0.0": False, "1": True, "1.0": True}
 _SEPARATOR: Final = "|"
+_BLANK: Final = " \t"
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class CsvSource:
             ) from error
         if not rows:
             raise UserError(f"{printable(self.table)} has no rows. Expected a header and rows.")
-        header = [cell.strip() for cell in rows[0][1]]
+        header = [cell.strip(_BLANK) for cell in rows[0][1]]
         self._check_header(header)
         return header, iter(rows[1:])
 
@@ -118,6 +119,12 @@ class CsvSource:
         twice = sorted({name for name in header if header.count(name) > 1})
         if twice:
             raise UserError(f"{table} has two columns {printable(repr(twice[0]))}. Rename one.")
+        odd = [name for name in header if not name.isprintable()]
+        if odd:
+            raise UserError(
+                f"{table}: the column {printable(repr(odd[0][:40]))} has invisible characters in its "
+                "name. Remove them."
+            )
         if "" in header:
             raise UserError(f"{table}: column {header.index('') + 1} has no name. Name or drop it.")
         if "image" not in header:
@@ -186,16 +193,23 @@ def _labels(cells: dict[str, str], single: bool, columns: list[str]) -> tuple[st
             )
         return tuple(name for name, value in values.items() if _TRUTH[value])
     if single:
-        label = cells["label"].strip()
+        label = cells["label"].strip(_BLANK)
         if not label:
             raise Rejected("has no label", "Write its class")
-        return (label,)
-    text = cells["labels"].strip()
-    labels = tuple(part.strip() for part in text.split(_SEPARATOR)) if text else ()
+        return _printable((label,))
+    text = cells["labels"].strip(_BLANK)
+    labels = tuple(part.strip(_BLANK) for part in text.split(_SEPARATOR)) if text else ()
     if "" in labels or len(set(labels)) < len(labels):
         raise Rejected(
             f"has the labels {text!r}", f"Write each class once, separated by {_SEPARATOR}"
         )
+    return _printable(labels)
+
+
+def _printable(labels: tuple[str, ...]) -> tuple[str, ...]:
+    for label in labels:
+        if not label.isprintable():
+            raise Rejected(f"has a label with invisible characters: {label!r}", "Remove them")
     return labels
 
 

@@ -107,7 +107,8 @@ class VocSource:
         if path.exists():
             lines = read_text(path, "a name of a class in each line").splitlines()
             names, files = tuple(line.strip() for line in lines if line.strip()), (path,)
-        if not names or len(set(names)) < len(names) or len(names) >= _VOID:
+        distinct = len(set(names)) == len(names) < _VOID
+        if not names or not distinct or not all(name.isprintable() for name in names):
             raise UserError(
                 f"{printable(path)} must hold the name of each class once, from number 1 on and "
                 f"at most {_VOID - 1}."
