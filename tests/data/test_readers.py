@@ -227,7 +227,7 @@ class TestTable:
             (b"image;label\na;b\n", "not separated by commas"),
             (b"file,label\na,b\n", "has no column 'image'; its columns are 'file', 'label'"),
             (b"image,image,label\n", "two columns 'image'"),
-            (b"image,mask,label\x1e\n", "invisible characters in its name"),
+            (b"image,mask,label\x1e\n", "name has invisible characters"),
             (b"image,,label\n", "column 2 has no name"),
             (b"image,mask\na,b\n", "has no labels"),
             (b"image,label,labels\n", "both columns 'label' and 'labels'"),

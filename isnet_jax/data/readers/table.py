@@ -122,8 +122,8 @@ class CsvSource:
         odd = [name for name in header if not name.isprintable()]
         if odd:
             raise UserError(
-                f"{table}: the column {printable(repr(odd[0][:40]))} has invisible characters in its "
-                "name. Remove them."
+                f"{table}: a column's name has invisible characters: {_listed(odd[:1])}. Remove "
+                "them."
             )
         if "" in header:
             raise UserError(f"{table}: column {header.index('') + 1} has no name. Name or drop it.")
