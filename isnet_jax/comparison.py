@@ -25,6 +25,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from isnet_jax import models, run_folder
+from isnet_jax.config import ISNetConfig
 from isnet_jax.data import (
     SPLITS,
     TEST_SPLITS,
@@ -38,7 +39,6 @@ from isnet_jax.data import (
 from isnet_jax.errors import UserError, suggest
 from isnet_jax.evaluation import accuracy, background_share, highest_logit_relevance, predict
 from isnet_jax.files import write_atomically
-from isnet_jax.objective import ISNetConfig
 from isnet_jax.progress import TrainingDisplay
 from isnet_jax.report import Samples, write_report
 from isnet_jax.training import (
@@ -104,7 +104,7 @@ class BiasedDigitsJob:
         """How "plain" or "isnet" is trained."""
         isnet = network == "isnet"
         return Training(
-            isnet=self.isnet if isnet else None,
+            objective=self.isnet if isnet else self.isnet.classification,
             optimiser=self.optimiser,
             epochs=self.epochs if isnet else self.plain_epochs,
             batch_size=self.batch_size,
@@ -310,5 +310,5 @@ def _check_training(job: BiasedDigitsJob, description: ModelDescription, train: 
     for name in NETWORKS:
         training = job.training(name)
         batch = next(training.batches(train))
-        evaluate = compile_evaluation(model, objective(training.isnet))
+        evaluate = compile_evaluation(model, objective(training.objective))
         jax.eval_shape(evaluate, state, batch, state.key)

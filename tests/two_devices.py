@@ -7,6 +7,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from tiny_training import PLAIN, split
 
+from isnet_jax import Classification
 from isnet_jax.training import init_state, make_step, objective
 
 
@@ -27,8 +28,8 @@ def main() -> None:
     optimiser = PLAIN.optimiser.make(10)
     state = init_state(model, optimiser, jax.random.key(0))
     batch = jax.tree.map(jnp.asarray, split(16).batch(slice(None)))
-    single = jax.jit(make_step(model, objective(None), optimiser))
-    step = make_step(model, objective(None), optimiser, axis_name="data")
+    single = jax.jit(make_step(model, objective(Classification()), optimiser))
+    step = make_step(model, objective(Classification()), optimiser, axis_name="data")
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     launchers = {
         "shard_map": jax.jit(
