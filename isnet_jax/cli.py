@@ -26,7 +26,8 @@ commands:
                         them: from a folder, a CSV table, COCO or VOC files
   train biased-digits   train a plain classifier and an ISNet on digits whose
                         background gives the class away; writes report.html
-  evaluate              judge the networks of a run on its three test sets again
+  train own-data        train an ISNet on data that `prepare` has made
+  evaluate              judge the networks of a run on its test sets again
   explain               draw the heatmap of a network for an image file
 
 isnet-jax COMMAND --help explains every option, as in
@@ -36,11 +37,11 @@ isnet-jax train biased-digits --help
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Judge the networks of a run on its three test sets.
+    """Judge the networks of a run on its test sets.
 
     Attributes:
-      run: output folder of `isnet-jax train biased-digits`.
-      data_dir: where prepared data sets are kept.
+      run: output folder of `isnet-jax train`.
+      data_dir: where prepared biased digits are kept.
     """
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/biased-digits")
@@ -121,10 +122,11 @@ def _prepare(arguments: list[str], console: Console) -> None:
 
 
 def _train(arguments: list[str], console: Console) -> None:
-    jobs = ("biased-digits",)
+    jobs = {"biased-digits": _train_biased_digits, "own-data": _train_own_data}
     if not arguments or arguments[0] in ("-h", "--help"):
         console.print(
-            "usage: isnet-jax train biased-digits [OPTIONS]   (--help explains them)",
+            "usage: isnet-jax train biased-digits [OPTIONS]\n"
+            "       isnet-jax train own-data PREPARED [OPTIONS]   (--help explains them)",
             highlight=False,
             markup=False,
         )
@@ -132,16 +134,30 @@ def _train(arguments: list[str], console: Console) -> None:
     name, *rest = arguments
     if name not in jobs:
         raise UserError(suggest(name, jobs, what="job"))
+    _cache_compilations()
+    out = jobs[name](rest, console)
+    for file in ("report.html", "metrics.json"):
+        console.print(f"{file}: {(out / file).resolve()}", soft_wrap=True, highlight=False)
+    logs = shlex.quote(str(out / "tensorboard"))
+    console.print(f"curves: tensorboard --logdir {logs}", soft_wrap=True, highlight=False)
+
+
+def _train_own_data(arguments: list[str], console: Console) -> Path:
+    from isnet_jax import own_data_job
+
+    job = _parse(own_data_job.OwnDataJob, arguments, "isnet-jax train own-data")
+    own_data_job.run(job, console)
+    return job.out
+
+
+def _train_biased_digits(arguments: list[str], console: Console) -> Path:
     from isnet_jax import comparison
 
-    _cache_compilations()
-    default = comparison.CONFIGS[_named_config(rest, comparison.CONFIGS)]
-    job = _parse(comparison.BiasedDigitsJob, rest, "isnet-jax train biased-digits", default=default)
+    default = comparison.CONFIGS[_named_config(arguments, comparison.CONFIGS)]
+    program = "isnet-jax train biased-digits"
+    job = _parse(comparison.BiasedDigitsJob, arguments, program, default=default)
     comparison.run(job, console)
-    for file in ("report.html", "metrics.json"):
-        console.print(f"{file}: {(job.out / file).resolve()}", soft_wrap=True, highlight=False)
-    logs = shlex.quote(str(job.out / "tensorboard"))
-    console.print(f"curves: tensorboard --logdir {logs}", soft_wrap=True, highlight=False)
+    return job.out
 
 
 def _named_config(arguments: list[str], configs: dict[Any, Any]) -> Any:
@@ -160,10 +176,13 @@ def _named_config(arguments: list[str], configs: dict[Any, Any]) -> Any:
 
 def _evaluate(arguments: list[str], console: Console) -> None:
     options = _parse(Evaluate, arguments, "isnet-jax evaluate")
-    from isnet_jax import comparison
+    from isnet_jax import comparison, own_data_job, run_folder
 
     _cache_compilations()
-    comparison.evaluate_run(options.run, options.data_dir, console)
+    if own_data_job.is_own(run_folder.read(options.run)):
+        own_data_job.evaluate_run(options.run, console)
+    else:
+        comparison.evaluate_run(options.run, options.data_dir, console)
 
 
 def _explain(arguments: list[str], console: Console) -> None:

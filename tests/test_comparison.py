@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from isnet_jax import ISNetConfig, UserError, cli, comparison, run_folder
+from isnet_jax import job as jobs
 from isnet_jax.data import Augmentation, BiasedDigitsConfig
 from isnet_jax.training import load_network
 
@@ -192,7 +193,7 @@ def test_a_folder_of_something_else(job: comparison.BiasedDigitsJob):
 
 
 def test_a_folder_that_cannot_be_written(job: comparison.BiasedDigitsJob, monkeypatch):
-    monkeypatch.setattr(comparison, "_check_training", lambda *_: None)
+    monkeypatch.setattr(jobs, "_check_training", lambda *_: None)
     refused(dataclasses.replace(job, out=Path("/proc/run")), "cannot write to /proc/run")
 
 
