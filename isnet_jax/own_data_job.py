@@ -42,7 +42,7 @@ class OwnDataJob:
     Attributes:
       data: folder of the prepared data.
       out: output folder: a new one, or that of the same run interrupted.
-      model: architecture.
+      model: architecture of the networks.
       isnet: the ISNet's objective. Multi-label data set the classification's task themselves.
       optimiser: how weights are updated.
       epochs: passes of the ISNet over the training images.

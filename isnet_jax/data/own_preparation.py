@@ -24,7 +24,7 @@ from isnet_jax.data.own_checking import (
     read,
 )
 from isnet_jax.data.own_data import LAYOUT, RECORD, Contained, OwnData, open_prepared
-from isnet_jax.data.readers import Contents, Listing, PixelRules, Problem, Rejected, Source
+from isnet_jax.data.readers import Contents, Listing, PixelRules, Rejected, Source
 from isnet_jax.data.readers.samples import printable
 from isnet_jax.data.records import differences, fingerprints
 from isnet_jax.data.sources import quiet_tfds
@@ -84,13 +84,14 @@ def prepare_own(
                 f"{printable(out)} was prepared from something else:\n  {lines}\nChoose another "
                 "--out, or delete this folder to prepare it anew."
             )
+        if record["left_out"] and not config.skip_bad:
+            raise UserError(_told(record["left_out"], out))
         return Prepared(open_prepared(out), tuple(record["left_out"]), reused=True)
     checked = check(listing, config, source.rules, report)
-    problems = checked.problems
-    if problems and not config.skip_bad:
-        raise UserError(_told(problems, out))
+    left_out = [str(problem) for problem in checked.problems]
+    if left_out and not config.skip_bad:
+        raise UserError(_told(left_out, out))
     contained = _contained(listing, checked, config)
-    left_out = [str(problem) for problem in problems]
     record = {
         "layout": LAYOUT,
         "options": options,
@@ -238,10 +239,10 @@ def _converted(image: np.ndarray, contained: Contained) -> np.ndarray:
 
 
 def _settings(source: Source, config: OwnDataConfig) -> dict[str, Any]:
-    """All options that decide the content; not where the files are."""
+    """All options that decide the content; not where the files are, and not `skip_bad`."""
     typed: Any = source
     options = {"source": type(source).__name__, **asdict(typed), **asdict(config)}
-    places = ("root", "table", "folder", "annotations")
+    places = ("root", "table", "folder", "annotations", "skip_bad")
     return json.loads(json.dumps({k: v for k, v in options.items() if k not in places}))
 
 
@@ -256,19 +257,17 @@ def _record(out: Path) -> dict[str, Any]:
     raise UserError(f"{printable(out)} {found}; nothing was overwritten. Choose another --out.")
 
 
-def _told(problems: tuple[Problem, ...], out: Path) -> str:
-    lines = [str(problem) for problem in problems]
-    if len(lines) > SHOWN:
+def _told(problems: list[str], out: Path) -> str:
+    shown, more = problems[:SHOWN], len(problems) - SHOWN
+    if more > 0:
         everything = out.with_name(f"{out.name}.bad-files.txt")
-        shown = lines[:SHOWN]
         try:
-            write_atomically(everything, "\n".join(lines) + "\n")
-            shown.append(f"and {len(lines) - SHOWN} more, all of them in {printable(everything)}")
+            write_atomically(everything, "\n".join(problems) + "\n")
+            shown.append(f"and {more} more, all of them in {printable(everything)}")
         except OSError:
-            shown.append(f"and {len(lines) - SHOWN} more")
-        lines = shown
+            shown.append(f"and {more} more")
     count = "1 file or entry" if len(problems) == 1 else f"{len(problems):,} files or entries"
     return (
-        f"{count} cannot be used:\n  " + "\n  ".join(lines) + "\nMend them, or leave them out with "
+        f"{count} cannot be used:\n  " + "\n  ".join(shown) + "\nMend them, or leave them out with "
         "--skip-bad. Nothing was written."
     )

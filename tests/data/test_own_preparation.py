@@ -156,6 +156,9 @@ def test_bad_files_are_listed_and_nothing_is_written(source: FolderSource, tmp_p
     assert left(tmp_path) == []
     done = prepare_own(source, tmp_path / "out", OwnDataConfig(skip_bad=True))
     assert len(done.problems) == 5
+    assert prepare_own(source, tmp_path / "out", OwnDataConfig(skip_bad=True)).reused
+    with pytest.raises(UserError, match="5 files or entries cannot be used"):
+        prepare_own(source, tmp_path / "out", OwnDataConfig())
     assert sum(split.num_examples for split in done.builder.info.splits.values()) == 7
 
 
