@@ -106,7 +106,7 @@ def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
         job = dataclasses.replace(job, isnet=dataclasses.replace(job.isnet, classification=losses))
     settings = run_folder.plain(job)
     del settings["out"]
-    # The place may change, the content may not.
+    # Where `evaluate` finds the data, and what they are.
     settings |= {"data": str(job.data.absolute()), "content": _digest(job.data)}
     load = functools.partial(_splits, builder, console)
     return jobs.run(job, settings, load, console, _WORDS)

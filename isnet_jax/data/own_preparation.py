@@ -1,11 +1,13 @@
 """Own images checked one by one, then written as a data set: all of it or nothing."""
 
+import itertools
 import json
 import os
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +26,7 @@ from isnet_jax.data.own_checking import (
     read,
 )
 from isnet_jax.data.own_data import LAYOUT, RECORD, Contained, OwnData, open_prepared
-from isnet_jax.data.readers import Contents, Listing, PixelRules, Rejected, Source
+from isnet_jax.data.readers import Contents, Listing, Rejected, Source
 from isnet_jax.data.readers.samples import printable
 from isnet_jax.data.records import differences, fingerprints
 from isnet_jax.data.sources import quiet_tfds
@@ -98,7 +100,10 @@ def prepare_own(
         "files": fingerprints(listing, checked.contents.digests),
         "left_out": left_out,
     }
-    _write(out, listing, checked, contained, config, source.rules, record, report)
+    with _temporary(out) as folder:
+        written = _write(folder, source, listing, checked, contained, config, report)
+        write_atomically(written / RECORD, json.dumps(record, indent=1) + "\n")
+        written.replace(out)
     return Prepared(open_prepared(out), tuple(left_out), reused=False)
 
 
@@ -173,30 +178,40 @@ def _members(
 
 
 def _write(
-    out: Path,
+    folder: Path,
+    source: Source,
     listing: Listing,
     checked: Checked,
     contained: Contained,
     config: OwnDataConfig,
-    rules: PixelRules,
-    record: dict[str, Any],
     report: Progress,
-) -> None:
+) -> Path:
+    """Writes the data set below ``folder``; returns the folder of its files."""
     samples = {sample.id: sample for sample in listing.samples}
     contents = Contents(checked.contents.digests)
-    total, done = len(checked.usable), 0
+    done = itertools.count(1)
 
     def decode(name: str) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
-        found = read(samples[name], contents, rules)
+        found = read(samples[name], contents, source.rules)
         assert found is not None
         image, mask = fit_both(*found, config)
         return _converted(image, contained), mask, found[1].labels
 
     def count() -> None:
-        nonlocal done
-        done += 1
-        report("writing", done, total)
+        report("writing", next(done), len(checked.usable))
 
+    builder = OwnData(contained, decode, count, data_dir=folder)
+    with quiet_tfds():
+        builder.download_and_prepare(
+            file_format="array_record",
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+        )
+    return Path(builder.data_path)
+
+
+@contextmanager
+def _temporary(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` that goes away; what can fail while it is filled is told."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.incomplete-", dir=out.parent))
@@ -205,21 +220,18 @@ def _write(
             f"cannot write to {printable(out.parent)} ({error.strerror}). Choose another --out."
         ) from error
     try:
-        builder = OwnData(contained, decode, count, data_dir=temporary)
-        with quiet_tfds():
-            builder.download_and_prepare(
-                file_format="array_record",
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-            )
-        written = Path(builder.data_path)
-        write_atomically(written / RECORD, json.dumps(record, indent=1) + "\n")
-        written.replace(out)
+        yield temporary
     except Rejected as error:
         raise UserError(
             f"a file changed while the data were being prepared: it {error.wrong}. Nothing was "
             "written; give the command again when the files are at rest."
         ) from error
     except OSError as error:
+        if (out / RECORD).is_file():
+            raise UserError(
+                f"another preparation of {printable(out)} was faster. Give the command again to "
+                "use its data."
+            ) from error
         raise UserError(
             f"cannot write {printable(out)} ({error}). Choose another --out."
         ) from error

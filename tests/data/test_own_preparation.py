@@ -301,6 +301,17 @@ def test_failures_clean_up(source: FolderSource, tmp_path: Path, error: BaseExce
     assert left(tmp_path) == []
 
 
+def test_the_faster_of_two_preparations_provides_the_data(source: FolderSource, tmp_path: Path):
+    def other_process(what: str, done: int, total: int) -> None:
+        if (what, done) == ("writing", 5):
+            prepare_own(source, tmp_path / "out", OwnDataConfig())
+
+    with pytest.raises(UserError, match=r"another preparation of .*out was faster"):
+        prepare_own(source, tmp_path / "out", OwnDataConfig(), other_process)
+    assert left(tmp_path) == ["out"]
+    assert prepare_own(source, tmp_path / "out", OwnDataConfig()).reused
+
+
 def test_progress_counts_to_the_end(source: FolderSource, tmp_path: Path):
     seen: list[tuple[str, int, int]] = []
     prepare_own(source, tmp_path / "out", OwnDataConfig(), lambda *step: seen.append(step))
