@@ -1,4 +1,4 @@
-"""The command line: `isnet-jax train | evaluate | explain`."""
+"""The command line: `isnet-jax train | evaluate | explain | calibrate`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ commands:
   train own-data        train an ISNet on data that `prepare` has made
   evaluate              judge the networks of a run on its test sets again
   explain               draw the heatmap of a network for an image file
+  calibrate biased-digits
+                        measure the natural range of relevance, for train
 
 isnet-jax COMMAND --help explains every option, as in
 isnet-jax train biased-digits --help
@@ -95,6 +97,7 @@ def _dispatch(arguments: list[str], console: Console) -> None:
         "train": _train,
         "evaluate": _evaluate,
         "explain": _explain,
+        "calibrate": _calibrate,
     }
     if command not in commands:
         raise UserError(suggest(command, commands, what="command"))
@@ -105,37 +108,22 @@ def _prepare(arguments: list[str], console: Console) -> None:
     from isnet_jax import preparation_command
 
     kinds = preparation_command.COMMANDS
-    if not arguments or arguments[0] in ("-h", "--help"):
-        console.print(
-            f"usage: isnet-jax prepare {{{','.join(kinds)}}} SOURCE [OPTIONS]   "
-            "(--help explains them)",
-            highlight=False,
-            markup=False,
-        )
-        return
-    name, *rest = arguments
-    if name not in kinds:
-        raise UserError(suggest(name, kinds, what="kind of source"))
-    flags = tyro.conf.FlagCreatePairsOff
-    job = _parse(kinds[name], rest, f"isnet-jax prepare {name}", flags)
-    preparation_command.run(job, console)
+    chosen = _choice("prepare", dict.fromkeys(kinds, "SOURCE"), "source", arguments, console)
+    if chosen is not None:
+        name, rest = chosen
+        flags = tyro.conf.FlagCreatePairsOff
+        command = _parse(kinds[name], rest, f"isnet-jax prepare {name}", flags)
+        preparation_command.run(command, console)
 
 
 def _train(arguments: list[str], console: Console) -> None:
-    jobs = {"biased-digits": _train_biased_digits, "own-data": _train_own_data}
-    if not arguments or arguments[0] in ("-h", "--help"):
-        console.print(
-            "usage: isnet-jax train biased-digits [OPTIONS]\n"
-            "       isnet-jax train own-data PREPARED [OPTIONS]   (--help explains them)",
-            highlight=False,
-            markup=False,
-        )
+    jobs = {"biased-digits": "", "own-data": "PREPARED"}
+    chosen = _choice("train", jobs, "job", arguments, console)
+    if chosen is None:
         return
-    name, *rest = arguments
-    if name not in jobs:
-        raise UserError(suggest(name, jobs, what="job"))
+    name, rest = chosen
     _cache_compilations()
-    out = jobs[name](rest, console)
+    out = (_train_own_data if name == "own-data" else _train_biased_digits)(rest, console)
     for file in ("report.html", "metrics.json"):
         console.print(f"{file}: {(out / file).resolve()}", soft_wrap=True, highlight=False)
     logs = shlex.quote(str(out / "tensorboard"))
@@ -158,6 +146,38 @@ def _train_biased_digits(arguments: list[str], console: Console) -> Path:
     job = _parse(comparison.BiasedDigitsJob, arguments, program, default=default)
     comparison.run(job, console)
     return job.out
+
+
+def _calibrate(arguments: list[str], console: Console) -> None:
+    chosen = _choice("calibrate", {"biased-digits": ""}, "job", arguments, console)
+    if chosen is None:
+        return
+    from isnet_jax import calibration_job
+
+    _cache_compilations()
+    program = "isnet-jax calibrate biased-digits"
+    job = _parse(calibration_job.CalibrateBiasedDigits, chosen[1], program)
+    calibration_job.run(job, console)
+
+
+def _choice(
+    command: str, choices: dict[str, str], what: str, arguments: list[str], console: Console
+) -> tuple[str, list[str]] | None:
+    """The name after a command and what follows it; None if only help was asked for.
+
+    Args:
+      choices: name -> the positional argument after it, for the help.
+      what: what the names stand for.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        lines = [f"isnet-jax {command} {name} {more}".strip() for name, more in choices.items()]
+        usage = "\n       ".join(f"{line} [OPTIONS]" for line in lines)
+        console.print(f"usage: {usage}   (--help explains them)", highlight=False, markup=False)
+        return None
+    name, *rest = arguments
+    if name not in choices:
+        raise UserError(suggest(name, choices, what=what))
+    return name, rest
 
 
 def _named_config(arguments: list[str], configs: dict[Any, Any]) -> Any:

@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from isnet_jax import job as jobs
 from isnet_jax import models, run_folder
+from isnet_jax.calibration import calibrated
 from isnet_jax.config import ISNetConfig
 from isnet_jax.data import (
     SPLITS,
@@ -45,6 +46,7 @@ class BiasedDigitsJob:
       data: the digits and their background mark.
       model: architecture of both networks.
       isnet: the ISNet's objective.
+      calibration: file of `isnet-jax calibrate`; its ranges replace isnet.foreground_range.
       optimiser: of both networks.
       epochs: passes of the ISNet over the training images.
       plain_epochs: passes of the plain classifier.
@@ -61,6 +63,7 @@ class BiasedDigitsJob:
     isnet: ISNetConfig = field(
         default_factory=lambda: ISNetConfig(variant="stochastic", batch_stats="constant")
     )
+    calibration: Path | None = None
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     epochs: int = 12
     plain_epochs: int = 6
@@ -106,6 +109,9 @@ def run(job: BiasedDigitsJob, console: Console) -> dict[str, Any]:
     Raises:
       UserError: bad options or data, or an output folder that holds something else.
     """
+    if job.calibration is not None:
+        isnet = calibrated(job.isnet, job.model, job.calibration)
+        job = dataclasses.replace(job, isnet=isnet, calibration=None)
     load = functools.partial(load_data, job.data, job.data_dir, console)
     return jobs.run(job, _settings(job), load, console, {})
 

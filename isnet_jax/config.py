@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -209,11 +208,3 @@ class ISNetConfig:
         if self.variant == "dual":
             return lrp.Composite(layer=lrp.ZPlus(), first=first), epsilon
         return (epsilon,)
-
-    def settings(self) -> dict[str, Any]:
-        """What a calibration depends on: all that decides the heatmaps."""
-        names: Iterable[str] = (
-            "variant", "engine", "lrp_epsilon", "softmax_epsilon", "box_rule", "batch_stats",
-            "deep_supervision",
-        )  # fmt: skip
-        return {name: getattr(self, name) for name in names}

@@ -160,7 +160,7 @@ def heatmap_loss(
         foreground = losses.foreground_loss(
             relevance,
             shrunk,
-            bounds=bounds if len(bounds) > 1 else bounds[0],
+            bounds=bounds,
             form=config.foreground_loss,
         )
         per_place.append(

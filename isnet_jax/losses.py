@@ -95,9 +95,10 @@ def foreground_loss(
     `F - C1 - C2 + 1` beyond C1 + C2. Mean over k.
 
     Args:
-      bounds: (C1, C2), of all heatmaps or of each of the k.
+      bounds: (C1, C2), or such a pair for each of the k.
     """
-    low, high = jnp.asarray(bounds, jnp.promote_types(relevance.dtype, jnp.float32)).T
+    pairs = jnp.asarray(bounds, jnp.promote_types(relevance.dtype, jnp.float32)).reshape(-1, 2)
+    low, high = pairs.T
     total = (jnp.abs(_wide(relevance)) * _inside(mask)).sum((2, 3, 4))
     left = (jnp.minimum(total / low, 1) - 1) ** 2
     excess = jnp.maximum(total - high, 0) / low

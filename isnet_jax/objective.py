@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +66,7 @@ def isnet_loss(
     numbers = jnp.arange(len(image))
     offset = 0 if axis_name is None else lax.axis_index(axis_name) * len(image)
     explanation = explain(
-        _pure(model), drawn(image), config, places, variant_key, drawn(numbers + offset)
+        pure_forward(model), drawn(image), config, places, variant_key, drawn(numbers + offset)
     )
     nnx.update(model, explanation.auxiliary)
     logits = explanation.logits
@@ -87,7 +86,7 @@ def isnet_loss(
         "classification": classification,
         "heatmap": heatmap,
         "accuracy": accuracy(logits, batch["label"]),
-        "nonfinite": sum(jnp.sum(~jnp.isfinite(relevance)) for relevance in maps),
+        "nonfinite": jnp.asarray(sum(jnp.sum(~jnp.isfinite(relevance)) for relevance in maps)),
         **{f"relevance/{name}": r for name, r in zip(places, maps[1:], strict=True)},
     }
 
@@ -123,13 +122,14 @@ def supervised_places(model: nnx.Module, config: ISNetConfig) -> tuple[str, ...]
     return tuple(config.deep_supervision or ())
 
 
-def _pure(model: nnx.Module) -> Any:
+def pure_forward(model: nnx.Module) -> Callable[[Array], tuple[Array, nnx.State]]:
     """The model as a function of the image that returns logits and its changed state."""
     graph, parameters, rest = nnx.split(model, nnx.Param, ...)
 
     def forward(image: Array) -> tuple[Array, nnx.State]:
         copy = nnx.merge(graph, parameters, rest, copy=True)
-        return copy(image), nnx.state(copy, nnx.Not(nnx.Param))
+        logits = copy(image)  # pyright: ignore[reportCallIssue]
+        return logits, nnx.state(copy, nnx.Not(nnx.Param))
 
     return forward
 

@@ -91,11 +91,12 @@ def test_an_isnet_step_costs_hardly_more_than_twice_the_plain_one(name, batch, s
     assert 1.5 < ratio <= limit
 
 
-def test_two_devices_do_what_one_does():
-    """In a process of its own: the number of devices is settled when JAX starts."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+@pytest.mark.parametrize("kind", ["plain", "isnet", "fraction"])
+def test_eight_devices_do_what_one_does(kind):
+    """Random choices included. In a process of its own: JAX settles its devices when it starts."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run(
-        [sys.executable, str(HERE.parents[1] / "two_devices.py")],
+        [sys.executable, str(HERE.parents[1] / "several_devices.py"), kind],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
