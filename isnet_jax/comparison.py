@@ -116,7 +116,7 @@ def run(job: BiasedDigitsJob, console: Console) -> dict[str, Any]:
     return jobs.run(job, _settings(job), load, console, {})
 
 
-def evaluate_run(folder: Path, data_dir: Path, console: Console) -> jobs.Judged:
+def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, jobs.Judged]:
     """Judge the best networks of a run again.
 
     Raises:
@@ -136,7 +136,7 @@ def evaluate_run(folder: Path, data_dir: Path, console: Console) -> jobs.Judged:
         ) from error
     networks = {name: load_network(folder / name)[0] for name in NETWORKS}
     splits = load_data(config, data_dir, console)
-    metrics = jobs.judge(networks, splits, console)
+    metrics = jobs.judge_all(networks, splits, console)
     jobs.show(metrics, console)
     return metrics
 

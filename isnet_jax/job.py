@@ -37,7 +37,7 @@ from isnet_jax.training import (
 )
 
 Splits = Mapping[str, Split]
-Judged = dict[str, dict[str, float | None]]
+Judged = dict[str, float | None]
 
 
 class Job(Protocol):
@@ -105,7 +105,7 @@ def run(
             )
         # What an interrupted call spent counts too.
         started -= sum(r["seconds"] for r in history[name] if r["step"] <= display.start)
-    metrics: dict[str, Any] = judge(networks, splits, console)
+    metrics: dict[str, Any] = dict(judge_all(networks, splits, console))
     metrics |= {
         "seconds": round(time.monotonic() - started, 1),
         "training_seconds": {
@@ -130,18 +130,21 @@ def run(
     return metrics
 
 
-def judge(networks: Mapping[str, nnx.Module], splits: Splits, console: Console) -> Judged:
-    """Accuracy of each network over the test sets, and the background's share of relevance.
+def judge_all(
+    networks: Mapping[str, nnx.Module], splits: Splits, console: Console
+) -> dict[str, Judged]:
+    """`judge` for each network."""
+    with console.status("judging the networks on the test sets"):
+        return {name: judge(network, splits) for name, network in networks.items()}
+
+
+def judge(network: nnx.Module, splits: Splits) -> Judged:
+    """Accuracy over the test sets, and the background's share of relevance.
 
     The share is that of |relevance| for the highest logit on the annotated images of the first
     test set, by the same LRP for every network; None where none is annotated.
     """
-    with console.status("judging the networks on the test sets"):
-        return {name: _judged(network, splits) for name, network in networks.items()}
-
-
-def _judged(network: nnx.Module, splits: Splits) -> dict[str, float | None]:
-    judged: dict[str, float | None] = {}
+    judged: Judged = {}
     for name in _test_sets(splits):
         images = splits[name].batch(slice(None))["image"]
         judged[_short(name)] = accuracy(predict(network, images), splits[name].labels)

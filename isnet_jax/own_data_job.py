@@ -117,7 +117,7 @@ def is_own(settings: dict[str, Any]) -> bool:
     return "content" in settings
 
 
-def evaluate_run(folder: Path, console: Console) -> jobs.Judged:
+def evaluate_run(folder: Path, console: Console) -> dict[str, jobs.Judged]:
     """Judge the best networks of a run again.
 
     Raises:
@@ -133,7 +133,7 @@ def evaluate_run(folder: Path, console: Console) -> jobs.Judged:
         )
     names = ("plain", "isnet") if settings["plain_epochs"] else ("isnet",)
     networks = {name: load_network(folder / name)[0] for name in names}
-    metrics = jobs.judge(networks, _splits(builder, console), console)
+    metrics = jobs.judge_all(networks, _splits(builder, console), console)
     jobs.show(metrics, console)
     return metrics
 
