@@ -21,7 +21,7 @@ import tyro
 from flax import nnx
 
 from isnet_jax import lrp, models
-from isnet_jax.comparison import machine
+from isnet_jax.job import machine
 from isnet_jax.training import compiler_options
 
 

@@ -24,6 +24,7 @@ import tyro
 from rich.console import Console
 
 from isnet_jax import Classification, ISNetConfig, comparison
+from isnet_jax import job as jobs
 from isnet_jax.calibration import calibrate
 from isnet_jax.data import Split
 from isnet_jax.files import write_atomically
@@ -100,7 +101,7 @@ def main(experiment: Experiment) -> None:
             console.print(name, seed, json.loads(file.read_text()), highlight=False)
     costs = measured_costs(calibrated, splits["train"], experiment, console)
     table = {
-        "machine": comparison.machine(),
+        "machine": jobs.machine(),
         "date": time.strftime("%Y-%m-%d"),
         "epochs": experiment.epochs,
         "seeds": experiment.seeds,
@@ -120,7 +121,7 @@ def main(experiment: Experiment) -> None:
 
 def training_of(config: ISNetConfig | Classification, epochs: int, seed: int) -> Training:
     job = comparison.CONFIGS["demo"]
-    return Training(config, job.optimiser, epochs, job.batch_size, job.max_shift, seed)
+    return Training(config, job.optimiser, epochs, job.batch_size, job.augmentation, seed)
 
 
 def description_of(split: Split) -> ModelDescription:
@@ -149,7 +150,7 @@ def trained(
     splits: Mapping[str, Split],
     experiment: Experiment,
     console: Console,
-) -> dict[str, float]:
+) -> jobs.Judged:
     folder = experiment.out / f"{slug(name)}-{seed}"
     with TrainingDisplay(name, folder / "logs", splits["validation"], console) as display:
         network, _ = fit(
@@ -160,7 +161,7 @@ def trained(
             folder / "network",
             display,
         )
-    return comparison.judge(network, splits)
+    return jobs.judge(network, splits)
 
 
 def measured_costs(

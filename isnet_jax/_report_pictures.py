@@ -24,7 +24,7 @@ _EXACT_SIDE = 64
 
 def examples_section(samples: Samples) -> str:
     chosen = _choose(samples, EXAMPLES)
-    if not chosen or not samples.images:
+    if not chosen or len(samples.images) < 2:
         return ""
     cells = ['<div class="corner"></div>']
     cells += [f'<div class="class">{_class_name(samples, samples.labels[n])}</div>' for n in chosen]

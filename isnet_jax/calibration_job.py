@@ -12,7 +12,7 @@ from rich.table import Table
 
 from isnet_jax import calibration, comparison
 from isnet_jax.config import ISNetConfig
-from isnet_jax.data import BiasedDigitsConfig
+from isnet_jax.data import Augmentation, BiasedDigitsConfig
 from isnet_jax.files import check_writable
 from isnet_jax.training import ModelDescription, OptimiserConfig, Training
 
@@ -36,7 +36,7 @@ class CalibrateBiasedDigits:
       optimiser: of the plain training.
       epochs: passes over the training images; the last one is measured.
       batch_size: images in each training step.
-      max_shift: shift image and mask together by up to this many pixels at random; 0 for none.
+      augmentation: random transformations of the images.
       seed: decides weights, order of the images and random choices.
     """
 
@@ -48,7 +48,7 @@ class CalibrateBiasedDigits:
     optimiser: OptimiserConfig = field(default_factory=lambda: _TRAIN.optimiser)
     epochs: int = 5
     batch_size: int = _TRAIN.batch_size
-    max_shift: int = _TRAIN.max_shift
+    augmentation: Augmentation = field(default_factory=lambda: _TRAIN.augmentation)
     seed: int = _TRAIN.seed
 
 
@@ -64,7 +64,7 @@ def run(job: CalibrateBiasedDigits, console: Console) -> calibration.Calibration
         optimiser=job.optimiser,
         epochs=job.epochs,
         batch_size=job.batch_size,
-        max_shift=job.max_shift,
+        augmentation=job.augmentation,
         seed=job.seed,
     )
     train = comparison.load_data(job.data, job.data_dir, console)["train"]

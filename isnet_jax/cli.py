@@ -22,9 +22,12 @@ _USAGE = """usage: isnet-jax COMMAND [OPTIONS]
 Train image classifiers that ignore biased backgrounds.
 
 commands:
+  prepare               check your own images and masks, and make a data set of
+                        them: from a folder, a CSV table, COCO or VOC files
   train biased-digits   train a plain classifier and an ISNet on digits whose
                         background gives the class away; writes report.html
-  evaluate              judge the networks of a run on its three test sets again
+  train own-data        train an ISNet on data that `prepare` has made
+  evaluate              judge the networks of a run on its test sets again
   explain               draw the heatmap of a network for an image file
   calibrate biased-digits
                         measure the natural range of relevance, for train
@@ -36,11 +39,11 @@ isnet-jax train biased-digits --help
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Judge the networks of a run on its three test sets.
+    """Judge the networks of a run on its test sets.
 
     Attributes:
-      run: output folder of `isnet-jax train biased-digits`.
-      data_dir: where prepared data sets are kept.
+      run: output folder of `isnet-jax train`.
+      data_dir: where prepared biased digits are kept.
     """
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/biased-digits")
@@ -90,6 +93,7 @@ def _dispatch(arguments: list[str], console: Console) -> None:
         return
     command, *rest = arguments
     commands: dict[str, Callable[[list[str], Console], None]] = {
+        "prepare": _prepare,
         "train": _train,
         "evaluate": _evaluate,
         "explain": _explain,
@@ -100,47 +104,80 @@ def _dispatch(arguments: list[str], console: Console) -> None:
     commands[command](rest, console)
 
 
-def _train(arguments: list[str], console: Console) -> None:
-    rest = _options_of_job("train", arguments, console)
-    if rest is None:
-        return
-    from isnet_jax import comparison
+def _prepare(arguments: list[str], console: Console) -> None:
+    from isnet_jax import preparation_command
 
+    kinds = preparation_command.COMMANDS
+    chosen = _choice("prepare", dict.fromkeys(kinds, "SOURCE"), "source", arguments, console)
+    if chosen is not None:
+        name, rest = chosen
+        flags = tyro.conf.FlagCreatePairsOff
+        command = _parse(kinds[name], rest, f"isnet-jax prepare {name}", flags)
+        preparation_command.run(command, console)
+
+
+def _train(arguments: list[str], console: Console) -> None:
+    jobs = {"biased-digits": "", "own-data": "PREPARED"}
+    chosen = _choice("train", jobs, "job", arguments, console)
+    if chosen is None:
+        return
+    name, rest = chosen
     _cache_compilations()
-    default = comparison.CONFIGS[_named_config(rest, comparison.CONFIGS)]
-    job = _parse(comparison.BiasedDigitsJob, rest, "isnet-jax train biased-digits", default=default)
-    comparison.run(job, console)
+    out = (_train_own_data if name == "own-data" else _train_biased_digits)(rest, console)
     for file in ("report.html", "metrics.json"):
-        console.print(f"{file}: {(job.out / file).resolve()}", soft_wrap=True, highlight=False)
-    logs = shlex.quote(str(job.out / "tensorboard"))
+        console.print(f"{file}: {(out / file).resolve()}", soft_wrap=True, highlight=False)
+    logs = shlex.quote(str(out / "tensorboard"))
     console.print(f"curves: tensorboard --logdir {logs}", soft_wrap=True, highlight=False)
 
 
+def _train_own_data(arguments: list[str], console: Console) -> Path:
+    from isnet_jax import own_data_job
+
+    job = _parse(own_data_job.OwnDataJob, arguments, "isnet-jax train own-data")
+    own_data_job.run(job, console)
+    return job.out
+
+
+def _train_biased_digits(arguments: list[str], console: Console) -> Path:
+    from isnet_jax import comparison
+
+    default = comparison.CONFIGS[_named_config(arguments, comparison.CONFIGS)]
+    program = "isnet-jax train biased-digits"
+    job = _parse(comparison.BiasedDigitsJob, arguments, program, default=default)
+    comparison.run(job, console)
+    return job.out
+
+
 def _calibrate(arguments: list[str], console: Console) -> None:
-    rest = _options_of_job("calibrate", arguments, console)
-    if rest is None:
+    chosen = _choice("calibrate", {"biased-digits": ""}, "job", arguments, console)
+    if chosen is None:
         return
     from isnet_jax import calibration_job
 
     _cache_compilations()
     program = "isnet-jax calibrate biased-digits"
-    calibration_job.run(_parse(calibration_job.CalibrateBiasedDigits, rest, program), console)
+    job = _parse(calibration_job.CalibrateBiasedDigits, chosen[1], program)
+    calibration_job.run(job, console)
 
 
-def _options_of_job(command: str, arguments: list[str], console: Console) -> list[str] | None:
-    """What follows the job's name; None if only help was asked for."""
-    jobs = ("biased-digits",)
+def _choice(
+    command: str, choices: dict[str, str], what: str, arguments: list[str], console: Console
+) -> tuple[str, list[str]] | None:
+    """The name after a command and what follows it; None if only help was asked for.
+
+    Args:
+      choices: name -> the positional argument after it, for the help.
+      what: what the names stand for.
+    """
     if not arguments or arguments[0] in ("-h", "--help"):
-        console.print(
-            f"usage: isnet-jax {command} biased-digits [OPTIONS]   (--help explains them)",
-            highlight=False,
-            markup=False,
-        )
+        lines = [f"isnet-jax {command} {name} {more}".strip() for name, more in choices.items()]
+        usage = "\n       ".join(f"{line} [OPTIONS]" for line in lines)
+        console.print(f"usage: {usage}   (--help explains them)", highlight=False, markup=False)
         return None
     name, *rest = arguments
-    if name not in jobs:
-        raise UserError(suggest(name, jobs, what="job"))
-    return rest
+    if name not in choices:
+        raise UserError(suggest(name, choices, what=what))
+    return name, rest
 
 
 def _named_config(arguments: list[str], configs: dict[Any, Any]) -> Any:
@@ -159,10 +196,13 @@ def _named_config(arguments: list[str], configs: dict[Any, Any]) -> Any:
 
 def _evaluate(arguments: list[str], console: Console) -> None:
     options = _parse(Evaluate, arguments, "isnet-jax evaluate")
-    from isnet_jax import comparison
+    from isnet_jax import comparison, own_data_job, run_folder
 
     _cache_compilations()
-    comparison.evaluate_run(options.run, options.data_dir, console)
+    if own_data_job.is_own(run_folder.read(options.run)):
+        own_data_job.evaluate_run(options.run, console)
+    else:
+        comparison.evaluate_run(options.run, options.data_dir, console)
 
 
 def _explain(arguments: list[str], console: Console) -> None:
@@ -176,14 +216,20 @@ def _explain(arguments: list[str], console: Console) -> None:
     console.print(found, highlight=False, soft_wrap=True)
 
 
-def _parse(kind: type, arguments: list[str], program: str, **options: Any) -> Any:
+def _parse(
+    kind: type,
+    arguments: list[str],
+    program: str,
+    flags: Any = tyro.conf.FlagConversionOff,
+    **options: Any,
+) -> Any:
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_bool_or_object)
     return tyro.cli(
         kind,
         args=arguments,
         prog=program,
-        config=(tyro.conf.FlagConversionOff,),
+        config=(flags,),
         registry=registry,
         **options,
     )

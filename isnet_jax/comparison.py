@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import json
-import os
-import platform
-import shlex
-import sys
-import time
-from collections.abc import Mapping
+import functools
 from dataclasses import field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-import numpy as np
-import optax
-from flax import nnx
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
+from isnet_jax import job as jobs
 from isnet_jax import models, run_folder
 from isnet_jax.calibration import calibrated
 from isnet_jax.config import ISNetConfig
 from isnet_jax.data import (
     SPLITS,
-    TEST_SPLITS,
+    Augmentation,
     BackgroundMark,
     BiasedDigitsConfig,
     Split,
@@ -37,20 +25,7 @@ from isnet_jax.data import (
     prepare,
 )
 from isnet_jax.errors import UserError, suggest
-from isnet_jax.evaluation import accuracy, background_share, highest_logit_relevance, predict
-from isnet_jax.files import write_atomically
-from isnet_jax.progress import TrainingDisplay
-from isnet_jax.report import Samples, write_report
-from isnet_jax.training import (
-    ModelDescription,
-    OptimiserConfig,
-    Training,
-    compile_evaluation,
-    fit,
-    init_state,
-    load_network,
-    objective,
-)
+from isnet_jax.training import OptimiserConfig, Training, load_network
 
 NETWORKS = ("plain", "isnet")
 ConfigName = Literal["demo", "full"]
@@ -76,7 +51,7 @@ class BiasedDigitsJob:
       epochs: passes of the ISNet over the training images.
       plain_epochs: passes of the plain classifier.
       batch_size: images in each training step.
-      max_shift: shift image and mask together by up to this many pixels at random; 0 for none.
+      augmentation: random transformations of image and mask together.
       seed: decides weights, order of the images and random choices; the data have their own.
     """
 
@@ -93,7 +68,7 @@ class BiasedDigitsJob:
     epochs: int = 12
     plain_epochs: int = 6
     batch_size: int = 64
-    max_shift: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
 
     def __post_init__(self):
@@ -101,6 +76,10 @@ class BiasedDigitsJob:
             raise UserError(suggest(self.model, models.names(), what="model"))
         for network in NETWORKS:
             self.training(network)  # Checks the options.
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return NETWORKS
 
     def training(self, network: str) -> Training:
         """How "plain" or "isnet" is trained."""
@@ -110,7 +89,7 @@ class BiasedDigitsJob:
             optimiser=self.optimiser,
             epochs=self.epochs if isnet else self.plain_epochs,
             batch_size=self.batch_size,
-            max_shift=self.max_shift,
+            augmentation=self.augmentation,
             seed=self.seed,
         )
 
@@ -130,68 +109,14 @@ def run(job: BiasedDigitsJob, console: Console) -> dict[str, Any]:
     Raises:
       UserError: bad options or data, or an output folder that holds something else.
     """
-    started = time.monotonic()
     if job.calibration is not None:
         isnet = calibrated(job.isnet, job.model, job.calibration)
         job = dataclasses.replace(job, isnet=isnet, calibration=None)
-    settings = _settings(job)
-    run_folder.check(job.out, settings)
-    finished = _finished(job.out)
-    if finished is not None:
-        console.print(f"{job.out} is finished", soft_wrap=True, highlight=False)
-        show(finished, console)
-        return finished
-    splits = load_data(job.data, job.data_dir, console)
-    description = ModelDescription(
-        job.model,
-        len(splits["train"].class_names),
-        splits["train"].class_names,
-        splits["train"].images.shape[1:],
-    )
-    _check_training(job, description, splits["train"])
-    run_folder.claim(job.out, settings)
-    networks, history = {}, {}
-    for name in NETWORKS:
-        logs = job.out / "tensorboard" / name
-        with TrainingDisplay(name, logs, splits["validation"], console) as display:
-            networks[name], history[name] = fit(
-                description,
-                job.training(name),
-                splits["train"],
-                splits["validation"],
-                job.out / name,
-                display,
-            )
-        # What an interrupted call spent counts too.
-        started -= sum(r["seconds"] for r in history[name] if r["step"] <= display.start)
-    with console.status("judging both networks on the three test sets"):
-        metrics: dict[str, Any] = {
-            name: judge(network, splits) for name, network in networks.items()
-        }
-        metrics |= {
-            "seconds": round(time.monotonic() - started, 1),
-            "training_seconds": {
-                name: round(sum(record["seconds"] for record in records), 1)
-                for name, records in history.items()
-            },
-            "date": datetime.date.today().isoformat(),
-            "machine": machine(),
-            "version": metadata.version("isnet-jax"),
-            "command": shlex.join(["isnet-jax", *sys.argv[1:]]),
-        }
-        write_report(
-            job.out / "report.html",
-            metrics,
-            history,
-            samples(networks, splits),
-            run_folder.plain(job),
-        )
-    write_atomically(job.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    show(metrics, console)
-    return metrics
+    load = functools.partial(load_data, job.data, job.data_dir, console)
+    return jobs.run(job, _settings(job), load, console, {})
 
 
-def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, dict[str, float]]:
+def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, jobs.Judged]:
     """Judge the best networks of a run again.
 
     Raises:
@@ -211,9 +136,8 @@ def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, di
         ) from error
     networks = {name: load_network(folder / name)[0] for name in NETWORKS}
     splits = load_data(config, data_dir, console)
-    with console.status("judging both networks on the three test sets"):
-        metrics = {name: judge(network, splits) for name, network in networks.items()}
-    show(metrics, console)
+    metrics = jobs.judge_all(networks, splits, console)
+    jobs.show(metrics, console)
     return metrics
 
 
@@ -227,69 +151,6 @@ def load_data(config: BiasedDigitsConfig, data_dir: Path, console: Console) -> d
         return {name: load_split(builder, name) for name in SPLITS}
 
 
-def judge(network: nnx.Module, splits: Mapping[str, Split]) -> dict[str, float]:
-    """Accuracy over the three test sets and the background's share of relevance.
-
-    The share is that of |relevance| for the highest logit on the biased test images, by the same
-    LRP for every network.
-    """
-    judged = {}
-    for name in TEST_SPLITS:
-        images = splits[name].batch(slice(None))["image"]
-        judged[name.removeprefix("test_")] = accuracy(predict(network, images), splits[name].labels)
-    biased = splits["test_biased"].batch(slice(None))
-    relevance = highest_logit_relevance(network, biased["image"])
-    return judged | {"background_relevance": background_share(relevance, biased["mask"])}
-
-
-def samples(
-    networks: Mapping[str, nnx.Module], splits: Mapping[str, Split], per_class: int = 2
-) -> Samples:
-    """The first test images of every class, with what the networks make of them."""
-    labels = splits["test_biased"].labels
-    classes = range(len(splits["test_biased"].class_names))
-    indices = np.concatenate([np.flatnonzero(labels == c)[:per_class] for c in classes])
-    images = {
-        name.removeprefix("test_"): splits[name].batch(indices)["image"] for name in TEST_SPLITS
-    }
-
-    def each(function):
-        return {
-            name: {test: function(network, x) for test, x in images.items()}
-            for name, network in networks.items()
-        }
-
-    return Samples(
-        images=images,
-        masks=splits["test_biased"].batch(indices)["mask"],
-        labels=labels[indices],
-        class_names=splits["test_biased"].class_names,
-        heatmaps=each(highest_logit_relevance),
-        predictions=each(lambda network, x: predict(network, x).argmax(1)),
-        confidences=each(lambda network, x: np.asarray(jax.nn.softmax(predict(network, x))).max(1)),
-    )
-
-
-def show(metrics: Mapping[str, Any], console: Console) -> None:
-    """Print the table plain against ISNet."""
-    table = Table(title="accuracy on the test sets, and relevance on the background")
-    columns = ("biased", "unbiased", "confounding", "background_relevance")
-    table.add_column("")
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
-    for name in NETWORKS:
-        table.add_row(name, *(f"{100 * metrics[name][column]:.1f} %" for column in columns))
-    console.print(table)
-
-
-def machine() -> str:
-    """What the numbers were measured on."""
-    devices = jax.devices()
-    kind = devices[0].device_kind if devices[0].platform != "cpu" else platform.machine()
-    cores = f"{os.cpu_count()} cores, " if devices[0].platform == "cpu" else ""
-    return f"{len(devices)} x {kind}, {cores}jax {jax.__version__}"
-
-
 def _settings(job: BiasedDigitsJob) -> dict[str, Any]:
     """What makes two runs the same: all options but the places."""
     return {
@@ -297,23 +158,3 @@ def _settings(job: BiasedDigitsJob) -> dict[str, Any]:
         for name, value in run_folder.plain(job).items()
         if name not in ("out", "data_dir")
     }
-
-
-def _finished(folder: Path) -> dict[str, Any] | None:
-    """The metrics of a run whose files are all there; they are written last."""
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return metrics if (folder / "report.html").exists() else None
-
-
-def _check_training(job: BiasedDigitsJob, description: ModelDescription, train: Split) -> None:
-    """Trace what will be compiled, so that options that do not fit fail before any compute."""
-    model = description.create(job.seed)
-    state = init_state(model, optax.identity(), jax.random.key(job.seed))
-    for name in NETWORKS:
-        training = job.training(name)
-        batch = next(training.batches(train))
-        evaluate = compile_evaluation(model, objective(training.objective))
-        jax.eval_shape(evaluate, state, batch, state.key)

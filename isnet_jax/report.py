@@ -32,6 +32,22 @@ from isnet_jax._report_pictures import examples_section, heatmaps_section
 from isnet_jax.errors import UserError
 from isnet_jax.files import write_atomically
 
+_LEAD = (
+    "A classifier learns whatever helps on its training images. Here the training images carry a "
+    "mark in the background that gives the class away, so a network can score well without "
+    "looking at the object at all, and fail as soon as the mark is missing or wrong. An "
+    "<b>ISNet</b> is trained against this: in every training step, layer-wise relevance "
+    "propagation (LRP) shows which pixels a decision rests on, and relevance outside the object's"
+    " mask is punished. Once trained, it needs neither masks nor explanations: it is an ordinary "
+    "classifier that takes an image. This report compares a plain classifier and an ISNet trained"
+    " on the same images."
+)
+_NOTE = (
+    "It says where a decision rests, not whether it is right; the accuracy on the confounding set"
+    " is the stronger test. “pp” are percentage points, the difference to the same network's "
+    "accuracy on the biased set."
+)
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -84,13 +100,16 @@ def write_report(
     settings: Mapping[str, Any],
     *,
     title: str = "Does the network look at the object, or at the background?",
+    lead: str = _LEAD,
+    note: str = _NOTE,
 ) -> None:
     """Writes the report as one self-contained HTML file, all of it or nothing.
 
     Args:
         path: the file to write; missing directories are made.
-        metrics: as in metrics.json. "plain" and "isnet" map to "biased", "unbiased", "confounding"
-            (accuracies in [0, 1]) and "background_relevance" (a fraction in [0, 1]); "command",
+        metrics: as in metrics.json. "plain" and "isnet" map to accuracies in [0, 1] by test set,
+            such as "biased", "unbiased", "confounding", and "background_relevance" (a fraction in
+            [0, 1]); "command",
             "seconds", "machine", "date", "version" and any other entry are listed as facts of the
             run. What is missing is shown as a dash.
         history: network -> one mapping per epoch, with "epoch" and any of "train_loss",
@@ -99,6 +118,8 @@ def write_report(
         samples: what the pictures show.
         settings: nested mapping of plain values.
         title: the heading.
+        lead: HTML of what is below it: what the data and the networks are.
+        note: HTML of what the background relevance does not say.
 
     Raises:
         UserError: when `metrics` has neither network, or a heatmap has NaN or infinite values.
@@ -115,6 +136,8 @@ def write_report(
     template = resources.files("isnet_jax").joinpath("report_template.html")
     page = Template(template.read_text(encoding="utf-8")).substitute(
         title=escape(title),
+        lead=lead,
+        note=note,
         gradient=_css_gradient(),
         verdict=_verdict(metrics, networks),
         headline=_headline(metrics, networks),
@@ -145,9 +168,11 @@ def _verdict(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
 
 def _headline(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
     head = "".join(f'<th scope="col" class="series {n}">{NETWORKS[n]}</th>' for n in networks)
+    found = {key: "" for name in networks for key in metrics[name] if key != "background_relevance"}
+    sets = TEST_SETS if found.keys() <= TEST_SETS.keys() else found
     rows = [
-        _headline_row(metrics, networks, key, f"{key.capitalize()} test set", text, "")
-        for key, text in TEST_SETS.items()
+        _headline_row(metrics, networks, key, _test_set(key), text, "")
+        for key, text in sets.items()
     ]
     rows.append(
         _headline_row(
@@ -155,12 +180,16 @@ def _headline(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
             "lower is better", "relevance",
         )
     )  # fmt: skip
-    caption = "Accuracy on the three test sets, and relevance on the background, per network"
+    caption = "Accuracy on the test sets, and relevance on the background, per network"
     return (
         f'<table class="headline"><caption class="hidden">{caption}</caption><thead><tr>'
         f'<th scope="col">Accuracy on the …</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def _test_set(key: str) -> str:
+    return "Test set" if key == "test" else f"{escape(key.capitalize())} test set"
 
 
 def _headline_row(

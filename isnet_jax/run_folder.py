@@ -53,7 +53,7 @@ def read(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder} holds no run: {record} is missing or unreadable ({error}). Expected the "
-            "output folder of `isnet-jax train biased-digits`."
+            "output folder of `isnet-jax train`."
         ) from error
     return settings
 

@@ -10,6 +10,8 @@ import pytest
 from isnet_jax import cli, comparison, lrp
 
 TRAIN = ("train", "biased-digits")
+OWN = ("train", "own-data")
+PREPARE = [("prepare", kind) for kind in ("folder", "csv", "coco", "voc")]
 
 
 class Started(Exception):  # noqa: N818
@@ -57,7 +59,7 @@ def test_help_of_the_program(capsys):
     cli.main(["--help"])
     assert capsys.readouterr().out == nothing
     assert max(map(len, nothing.splitlines())) <= 80
-    for word in ("train biased-digits", "evaluate", "explain", "--help"):
+    for word in ("prepare", *map(" ".join, (TRAIN, OWN)), "evaluate", "explain", "--help"):
         assert word in nothing
 
 
@@ -69,7 +71,7 @@ def test_help_needs_neither_jax_nor_flax():
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("command", [TRAIN, ("evaluate",), ("explain",)])
+@pytest.mark.parametrize("command", [TRAIN, OWN, *PREPARE, ("evaluate",), ("explain",)])
 def test_help_explains_every_option(capsys, command: tuple[str, ...]):
     sections = re.split(r"^\W*(?=--[a-z])", helped(capsys, *command), flags=re.MULTILINE)[1:]
     assert sections

@@ -13,7 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from isnet_jax import ISNetConfig, UserError, cli, comparison, run_folder
-from isnet_jax.data import BiasedDigitsConfig
+from isnet_jax import job as jobs
+from isnet_jax.data import Augmentation, BiasedDigitsConfig
 from isnet_jax.training import load_network
 
 OPTIONS = ["--data.limit", "200", "--epochs", "2", "--plain-epochs", "1", "--batch-size", "32"]
@@ -192,7 +193,7 @@ def test_a_folder_of_something_else(job: comparison.BiasedDigitsJob):
 
 
 def test_a_folder_that_cannot_be_written(job: comparison.BiasedDigitsJob, monkeypatch):
-    monkeypatch.setattr(comparison, "_check_training", lambda *_: None)
+    monkeypatch.setattr(jobs, "_check_training", lambda *_: None)
     refused(dataclasses.replace(job, out=Path("/proc/run")), "cannot write to /proc/run")
 
 
@@ -200,7 +201,7 @@ def test_a_folder_that_cannot_be_written(job: comparison.BiasedDigitsJob, monkey
     ("change", "message"),
     [
         ({"batch_size": 1000}, "do not fill one batch of 1000"),
-        ({"max_shift": 40}, "max_shift is 40"),
+        ({"augmentation": Augmentation(max_shift=40)}, "max_shift is 40"),
         ({"isnet": ISNetConfig(deep_supervision=True)}, "supervised_places"),
         ({"isnet": ISNetConfig(foreground_range=((1, 2), (1, 3)))}, "foreground_range has 2"),
         ({"data": BiasedDigitsConfig(source="idx", folder=Path("/absent"))}, "/absent"),

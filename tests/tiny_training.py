@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from isnet_jax import Classification, ISNetConfig
-from isnet_jax.data import Split
+from isnet_jax.data import Augmentation, Split
 from isnet_jax.training import ModelDescription, OptimiserConfig, Training, fit
 
 CLASSES = ("a", "b", "c")
@@ -28,7 +28,7 @@ ISNET = Training(
     optimiser=OptimiserConfig(),
     epochs=3,
     batch_size=8,
-    max_shift=1,
+    augmentation=Augmentation(max_shift=1),
     seed=3,
 )
 PLAIN = Training(
@@ -36,7 +36,7 @@ PLAIN = Training(
     optimiser=OptimiserConfig(),
     epochs=2,
     batch_size=8,
-    max_shift=0,
+    augmentation=Augmentation(),
     seed=3,
 )
 

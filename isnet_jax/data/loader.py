@@ -2,16 +2,18 @@
 
 import functools
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypedDict, runtime_checkable
+from typing import Any, Final, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float32, Int32, Int64, Shaped
+from jaxtyping import Bool, Float32, Int32, Int64, Shaped
 from PIL import Image
 
+from isnet_jax.data.augmentation import Augmentation
 from isnet_jax.data.validation import check_examples
 from isnet_jax.errors import UserError, suggest
 
@@ -20,11 +22,16 @@ _READ_THREADS, _READ_AHEAD = 4, 8
 
 
 class Batch(TypedDict):
-    """What a training step takes: pixels and masks from 0 to 1, channels last."""
+    """What a training step takes: pixels and masks from 0 to 1, channels last.
+
+    Labels are classes, or for multi-label data 0 or 1 for each class. ``has_mask`` is there for
+    data that are annotated in part: where it is False nobody drew the mask, and it is all 0.
+    """
 
     image: Float32[np.ndarray, "batch h w 3"]
     mask: Float32[np.ndarray, "batch h w 1"]
-    label: Int32[np.ndarray, " batch"]
+    label: Int32[np.ndarray, " batch"] | Float32[np.ndarray, "batch classes"]
+    has_mask: NotRequired[Bool[np.ndarray, " batch"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,29 +39,32 @@ class Split:
     """All examples of one split, in memory.
 
     Attributes:
-        images: uint8 from 0 to 255, or float32 from 0 to 1.
+        images: uint8 from 0 to 255, uint16 from 0 to 65,535, or float32 from 0 to 1.
         masks: uint8, 255 on the foreground, or float32, 1 on the foreground; 0 elsewhere.
-        labels: classes.
+        labels: classes, or for multi-label data 0 or 1 for each class.
         ids: names of the samples.
         class_names: names of the classes.
+        has_mask: False where nobody drew the mask; None if all samples have one.
     """
 
     images: Shaped[np.ndarray, "n h w 3"]
     masks: Shaped[np.ndarray, "n h w 1"]
-    labels: Int32[np.ndarray, " n"]
+    labels: Int32[np.ndarray, " n"] | Float32[np.ndarray, "n classes"]
     ids: tuple[str, ...]
     class_names: tuple[str, ...]
+    has_mask: Bool[np.ndarray, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def batch(self, indices: slice | Sequence[int] | np.ndarray) -> Batch:
         """The examples at these positions."""
-        return {
-            "image": _unit(self.images[indices]),
-            "mask": _unit(self.masks[indices]),
-            "label": self.labels[indices],
-        }
+        return _batch(
+            self.images[indices],
+            self.masks[indices],
+            self.labels[indices],
+            None if self.has_mask is None else self.has_mask[indices],
+        )
 
     def check(self) -> None:
         """Runs ``check_examples`` on all of the split.
@@ -73,8 +83,9 @@ class Split:
 class Records(Protocol):
     """Random access to examples, read one by one: for data too large for memory.
 
-    An item has ``image`` (h, w, 3), ``mask`` (h, w, 1) and ``label``, with the values of ``Split``,
-    as ``builder.as_data_source("train")`` gives them.
+    An item has ``image`` (h, w, 3), or (h, w, 1) for grey, ``mask`` (h, w, 1), ``label`` and
+    perhaps ``has_mask``, with the values of ``Split``, as ``builder.as_data_source("train")`` and
+    ``open_records`` give them.
     """
 
     def __len__(self) -> int: ...
@@ -86,41 +97,83 @@ def load_split(builder: tfds.core.DatasetBuilder, split: str) -> Split:
     """Decodes a prepared split into memory and checks it.
 
     Args:
-        builder: as returned by ``prepare``.
+        builder: as returned by ``prepare`` or ``open_prepared``.
         split: name of the split, such as ``"train"``.
 
     Raises:
         UserError: no such split, unreadable files, or an example that ``check_examples`` rejects.
     """
-    splits = builder.info.splits
-    if split not in splits:
-        raise UserError(suggest(split, splits, what="split"))
-    undecoded = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
-    images, masks, labels, ids = [], [], [], []
-    try:
-        untyped: Any = builder
-        source = untyped.as_data_source(split, decoders=undecoded)
-        for start in range(0, len(source), _CHUNK):
-            for record in source.__getitems__(range(start, min(start + _CHUNK, len(source)))):
-                images.append(_decoded(record["image"]))
-                masks.append(_decoded(record["mask"])[..., None])
-                labels.append(record["label"])
-                ids.append(record["id"].decode())
-    except (OSError, RuntimeError, ValueError, IndexError) as error:
-        raise UserError(
-            f"the prepared split {split!r} in {builder.data_dir} cannot be read ({error}). Delete "
-            "this folder; it will be prepared anew."
-        ) from error
-    features: Any = builder.info.features
+    records = open_records(builder, split)
+    items = [item for start in range(0, len(records), _CHUNK) for item in records.chunk(start)]
+    if not items:
+        raise UserError(f"the split {split!r} in {builder.data_dir} has no samples.")
+    images = np.stack([item["image"] for item in items])
     loaded = Split(
-        images=np.stack(images),
-        masks=np.stack(masks),
-        labels=np.array(labels, dtype=np.int32),
-        ids=tuple(ids),
-        class_names=tuple(features["label"].names),
+        # Grey images are not copied: all three channels are views of one.
+        images=np.broadcast_to(images, (*images.shape[:3], 3)),
+        masks=np.stack([item["mask"] for item in items]),
+        labels=_labels([item["label"] for item in items]),
+        ids=tuple(item["id"].decode() for item in items),
+        class_names=class_names(builder),
+        has_mask=np.array([item["has_mask"] for item in items]) if "has_mask" in items[0] else None,
     )
     loaded.check()
     return loaded
+
+
+def open_records(builder: tfds.core.DatasetBuilder, split: str) -> "PreparedRecords":
+    """A prepared split for ``train_iterator`` to read as it goes: for data too large for memory.
+
+    Raises:
+        UserError: no such split, or unreadable files.
+    """
+    if split not in builder.info.splits:
+        raise UserError(suggest(split, builder.info.splits, what="split"))
+    return PreparedRecords(builder, split)
+
+
+def class_names(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
+    """The classes of prepared data in the order of their numbers."""
+    features: Any = builder.info.features
+    metadata: Any = builder.info.metadata or {}
+    label = features["label"]
+    names = label.names if isinstance(label, tfds.features.ClassLabel) else metadata["class_names"]
+    return tuple(names)
+
+
+class PreparedRecords:
+    """The examples of a prepared split, decoded when they are asked for."""
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
+        self._place, self._split = builder.data_dir, split
+        undecoded = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
+        untyped: Any = builder
+        with self._told():
+            self._source = untyped.as_data_source(split, decoders=undecoded)
+            self._count = len(self._source)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        with self._told():
+            return _decoded(self._source[index])
+
+    def chunk(self, start: int) -> list[dict[str, Any]]:
+        """The examples from ``start`` on, some thousand at most."""
+        with self._told():
+            indices = range(start, min(start + _CHUNK, len(self)))
+            return [_decoded(record) for record in self._source.__getitems__(indices)]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError, IndexError) as error:
+            raise UserError(
+                f"the prepared split {self._split!r} in {self._place} cannot be read ({error}). "
+                "Delete this folder; it will be prepared anew."
+            ) from error
 
 
 def train_iterator(
@@ -128,23 +181,21 @@ def train_iterator(
     batch_size: int,
     *,
     seed: int,
-    max_shift: int = 0,
+    augmentation: Augmentation | None = None,
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> "grain.DatasetIterator[Batch]":
     """Endless batches, shuffled anew in every epoch; an incomplete last batch is left out.
 
     ``get_state()`` gives a small dictionary that JSON can hold, and ``set_state`` continues with
-    exactly the batches that would have followed, shifts included, in another process too. For
+    exactly the batches that would have followed, augmented alike, in another process too. For
     Orbax: ``grain.checkpoint.CheckpointSave(iterator)`` and ``CheckpointRestore(iterator)``.
 
     Args:
         examples: a split in memory, or records to read one by one.
         batch_size: examples per batch of this shard.
-        seed: decides order and shifts, 0 to 2**32 - 1.
-        max_shift: each image moves with its mask by up to this many pixels in each direction,
-            uniformly at random; zeros come in at the edges. 0 leaves the images alone. Foreground
-            that is moved out of the image is lost, so keep this below its distance to the edge.
+        seed: decides order and augmentation, 0 to 2**32 - 1.
+        augmentation: random transformations of image and mask together; none by default.
         shard_index: which share of the examples this process reads, from 0.
         shard_count: number of processes that share the examples. All shares are equally large, so
             that all processes have the same number of steps in an epoch; up to
@@ -153,9 +204,11 @@ def train_iterator(
     Raises:
         UserError: an argument out of its range, or fewer examples than one batch needs.
     """
-    _check_arguments(len(examples), batch_size, seed, shard_index, shard_count)
-    _check_shift(examples, max_shift)
     in_memory = isinstance(examples, Split)
+    _check_arguments(len(examples), batch_size, seed, shard_index, shard_count)
+    if augmentation is not None:
+        shape = (examples.images[0] if in_memory else examples[0]["image"]).shape
+        augmentation.check(*shape[:2])
     batches = _Batches(
         fetch=examples.batch if in_memory else functools.partial(_read, examples),
         examples=len(examples),
@@ -164,10 +217,10 @@ def train_iterator(
         shard=slice(shard_index, len(examples) // shard_count * shard_count, shard_count),
     )
     dataset = grain.MapDataset.range(len(batches)).repeat(None).map_with_index(batches)
-    if max_shift:
-        # Else all shards would draw the same shifts.
-        shift_seed = int(np.random.SeedSequence((seed, shard_index)).generate_state(1)[0])
-        dataset = dataset.random_map(_Shift(max_shift), seed=shift_seed)
+    if augmentation:
+        # Else all shards would draw the same.
+        own_seed = int(np.random.SeedSequence((seed, shard_index)).generate_state(1)[0])
+        dataset = dataset.random_map(augmentation, seed=own_seed)
     threads, ahead = (0, 0) if in_memory else (_READ_THREADS, _READ_AHEAD)
     read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     return dataset.to_iter_dataset(read_options).__iter__()
@@ -207,48 +260,46 @@ class _Batches:
         return np.random.default_rng((self._seed, epoch)).permutation(self._examples)[self._shard]
 
 
-@dataclass(frozen=True)
-class _Shift:
-    pixels: int
-
-    def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        n = self.pixels
-        shifts = rng.integers(-n, n + 1, size=(len(batch["label"]), 2)).tolist()
-        return {
-            "image": _moved(batch["image"], shifts),
-            "mask": _moved(batch["mask"], shifts),
-            "label": batch["label"],
-        }
-
-
-def _moved(images: np.ndarray, shifts: list[list[int]]) -> np.ndarray:
-    height, width = images.shape[1:3]
-    moved = np.zeros_like(images)
-    for image, source, (down, right) in zip(moved, images, shifts, strict=True):
-        image[max(down, 0) : height + down, max(right, 0) : width + right] = source[
-            max(-down, 0) : height - down, max(-right, 0) : width - right
-        ]
-    return moved
-
-
 def _read(records: Records, indices: np.ndarray) -> Batch:
     items = [records[index] for index in indices.tolist()]
-    return {
-        "image": _unit(np.stack([item["image"] for item in items])),
-        "mask": _unit(np.stack([item["mask"] for item in items])),
-        "label": np.array([item["label"] for item in items], dtype=np.int32),
-    }
+    return _batch(
+        np.stack([item["image"] for item in items]),
+        np.stack([item["mask"] for item in items]),
+        _labels([item["label"] for item in items]),
+        np.array([item["has_mask"] for item in items]) if "has_mask" in items[0] else None,
+    )
+
+
+def _batch(
+    images: np.ndarray, masks: np.ndarray, labels: np.ndarray, has_mask: np.ndarray | None
+) -> Batch:
+    colour = np.broadcast_to(images, (*images.shape[:3], 3))
+    batch: Batch = {"image": _unit(colour), "mask": _unit(masks), "label": labels}
+    if has_mask is not None:
+        batch["has_mask"] = has_mask
+    return batch
+
+
+def _labels(labels: list[Any]) -> Int32[np.ndarray, " n"] | Float32[np.ndarray, "n classes"]:
+    stacked = np.stack(labels)
+    return stacked.astype(np.int32 if stacked.ndim == 1 else np.float32)
 
 
 def _unit(pixels: np.ndarray) -> Float32[np.ndarray, "..."]:
-    if pixels.dtype == np.uint8:
-        return pixels.astype(np.float32) / np.float32(255)
+    if pixels.dtype in (np.uint8, np.uint16):
+        return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
     return pixels.astype(np.float32, copy=False)
 
 
-def _decoded(png: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(png)) as picture:
-        return np.asarray(picture)
+def _decoded(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with its pictures as arrays: image (h, w, 1 or 3), mask (h, w, 1)."""
+    return {**record, "image": _png(record["image"]), "mask": _png(record["mask"])}
+
+
+def _png(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as picture:
+        pixels = np.asarray(picture)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _check_arguments(
@@ -268,16 +319,4 @@ def _check_arguments(
         raise UserError(
             f"{per_shard} examples{shards} do not fill one batch of {batch_size}. Lower the batch "
             "size, or use more data."
-        )
-
-
-def _check_shift(examples: Split | Records, max_shift: int) -> None:
-    if max_shift == 0:
-        return
-    image = examples.images[0] if isinstance(examples, Split) else examples[0]["image"]
-    height, width = image.shape[:2]
-    if not 0 < max_shift < min(height, width):
-        raise UserError(
-            f"max_shift is {max_shift} pixels, but must be 0 or more and less than the images' "
-            f"{height} x {width}; keep it below the usual distance of foreground and edge."
         )

@@ -13,15 +13,18 @@ def check_examples(
     label: np.ndarray,
     num_classes: int,
     ids: Sequence[str] | None = None,
+    has_mask: np.ndarray | None = None,
 ) -> None:
     """Raises an error that names the first bad sample, if there is one.
 
     Args:
         image: (n, h, w, channels), floating point, finite, from 0 to 1.
         mask: (n, h, w, 1), 1 on the foreground and 0 elsewhere, with some foreground in each.
-        label: (n,), integers from 0 to ``num_classes - 1``.
+        label: (n,), integers from 0 to ``num_classes - 1``; or for multi-label data
+            (n, num_classes), floating point, 0 or 1.
         num_classes: number of classes of the classifier.
         ids: names of the samples for the message; their positions by default.
+        has_mask: (n,), False where nobody drew the mask, which is all 0 there; all True by default.
 
     Raises:
         UserError: anything else was found.
@@ -29,8 +32,11 @@ def check_examples(
     _check_shapes(image, mask, label, ids)
     names = [f"sample {i}" for i in range(len(image))] if ids is None else list(ids)
     _check_pixels(image, names)
-    _check_masks(mask, names)
-    _check_labels(label, num_classes, names)
+    _check_masks(mask, np.ones(len(mask), bool) if has_mask is None else has_mask, names)
+    if _multi_label(label):
+        _check_label_vectors(label, num_classes, names)
+    else:
+        _check_labels(label, num_classes, names)
 
 
 def _check_shapes(
@@ -39,7 +45,7 @@ def _check_shapes(
     for what, array, ndim, axes in (
         ("images", image, 4, "(samples, height, width, channels)"),
         ("masks", mask, 4, "(samples, height, width, 1)"),
-        ("labels", label, 1, "(samples,)"),
+        ("labels", label, 2 if _multi_label(label) else 1, "(samples,)"),
     ):
         if array.ndim != ndim:
             raise UserError(
@@ -92,7 +98,12 @@ def _check_pixels(image: np.ndarray, names: list[str]) -> None:
         )
 
 
-def _check_masks(mask: np.ndarray, names: list[str]) -> None:
+def _check_masks(mask: np.ndarray, has_mask: np.ndarray, names: list[str]) -> None:
+    if has_mask.shape != (len(mask),) or has_mask.dtype != bool:
+        raise UserError(
+            f"has_mask is {has_mask.dtype} of the shape {has_mask.shape}, expected bool of the "
+            f"shape ({len(mask)},): one value per sample."
+        )
     bad = ~np.isin(mask, (0, 1))
     if bad.any():
         count, first = _count_and_first(bad, names)
@@ -102,11 +113,19 @@ def _check_masks(mask: np.ndarray, names: list[str]) -> None:
             "255 if they hold 0 and 255."
         )
     empty = np.all(mask == 0, axis=(1, 2, 3))
+    if (~empty & ~has_mask).any():
+        count, first = _count_and_first(~empty & ~has_mask, names)
+        raise UserError(
+            f"{count} of {len(mask):,} samples have foreground although has_mask is False, the "
+            f"first of them {first}. Set has_mask to True there."
+        )
+    empty &= has_mask
     if empty.any():
         count, first = _count_and_first(empty, names)
         raise UserError(
             f"{count} of {len(mask):,} masks are all zero, the first of them that of {first}. "
-            "There is nothing to look at: mend the masks or drop these samples."
+            "There is nothing to look at: mend the masks, drop these samples, or mark them as not "
+            "annotated (has_mask)."
         )
 
 
@@ -120,6 +139,25 @@ def _check_labels(label: np.ndarray, num_classes: int, names: list[str]) -> None
             f"labels must be from 0 to {num_classes - 1}, but {count} of {len(label):,} are not: "
             f"they range from {label.min()} to {label.max()}; the first of them is {label[bad][0]} "
             f"of {first}. Correct the labels or the number of classes."
+        )
+
+
+def _multi_label(label: np.ndarray) -> bool:
+    return label.ndim == 2 and np.issubdtype(label.dtype, np.floating)
+
+
+def _check_label_vectors(label: np.ndarray, num_classes: int, names: list[str]) -> None:
+    if label.shape[1] != num_classes:
+        raise UserError(
+            f"the labels have the shape {label.shape}, expected ({len(label)}, {num_classes}): 0 "
+            "or 1 for each class."
+        )
+    bad = ~np.isin(label, (0, 1))
+    if bad.any():
+        count, first = _count_and_first(bad, names)
+        raise UserError(
+            f"labels must be 0 or 1, but {count} of {len(label):,} hold other values such as "
+            f"{label[bad][0]:g}, the first of them those of {first}. Correct them."
         )
 
 

@@ -48,6 +48,14 @@ def _logits(graph: nnx.GraphDef, state: nnx.State, images: Array) -> Array:
     return nnx.merge(graph, state)(images)
 
 
-def accuracy(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> float:
-    """Share of samples whose highest logit is the label's, in [0, 1]."""
+def accuracy(
+    logits: Float[np.ndarray, "n classes"],
+    labels: Int[np.ndarray, " n"] | Float[np.ndarray, "n classes"],
+) -> float:
+    """Share of samples whose highest logit is the label's, in [0, 1].
+
+    For multi-label data, the share of right decisions between yes and no, over samples and classes.
+    """
+    if labels.ndim == 2:
+        return float(((logits > 0) == (labels > 0.5)).mean())
     return float((np.argmax(logits, 1) == labels).mean())

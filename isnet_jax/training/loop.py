@@ -15,7 +15,7 @@ from flax import nnx
 
 from isnet_jax.classification import Classification
 from isnet_jax.config import ISNetConfig
-from isnet_jax.data import Split, train_iterator
+from isnet_jax.data import Augmentation, Split, train_iterator
 from isnet_jax.errors import UserError
 from isnet_jax.training.checkpoint import Checkpoints, ModelDescription, write_description
 from isnet_jax.training.optimiser import OptimiserConfig
@@ -42,7 +42,7 @@ class Training:
       optimiser: see there.
       epochs: passes over the training split, at least 1.
       batch_size: samples a step, at least 1.
-      max_shift: random shifts of image and mask together, in pixels.
+      augmentation: random transformations of image and mask together.
       seed: decides weights, order, shifts and the stochastic choices; 0 to 2**32 - 1.
     """
 
@@ -50,7 +50,7 @@ class Training:
     optimiser: OptimiserConfig
     epochs: int
     batch_size: int
-    max_shift: int
+    augmentation: Augmentation
     seed: int
 
     def __post_init__(self):
@@ -58,8 +58,6 @@ class Training:
             raise UserError(f"training: epochs is {self.epochs}; expected at least 1.")
         if self.batch_size < 1:
             raise UserError(f"training: batch_size is {self.batch_size}; expected at least 1.")
-        if self.max_shift < 0:
-            raise UserError(f"training: max_shift is {self.max_shift} pixels; expected 0 or more.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"training: seed is {self.seed}; expected 0 to 2**32 - 1.")
 
@@ -69,7 +67,9 @@ class Training:
         Raises:
           UserError: the split does not fill a batch, or its images are too small for the shifts.
         """
-        return train_iterator(train, self.batch_size, seed=self.seed, max_shift=self.max_shift)
+        return train_iterator(
+            train, self.batch_size, seed=self.seed, augmentation=self.augmentation
+        )
 
 
 class Observer(Protocol):

@@ -7,7 +7,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from isnet_jax.data import Batch, BiasedDigits, Split, load_split, train_iterator
+from isnet_jax.data import Augmentation, Batch, BiasedDigits, Split, load_split, train_iterator
 from isnet_jax.errors import UserError
 
 
@@ -67,7 +67,7 @@ def test_the_seed_decides_the_order(split: Split):
 @pytest.mark.parametrize("consumed", [0, 1, 7])
 def test_resuming_is_exact(split: Split, max_shift: int, consumed: int):
     def fresh() -> grain.DatasetIterator:
-        return train_iterator(split, 8, seed=5, max_shift=max_shift)
+        return train_iterator(split, 8, seed=5, augmentation=Augmentation(max_shift=max_shift))
 
     iterator = fresh()
     for _ in range(consumed):
@@ -81,7 +81,7 @@ def test_resuming_is_exact(split: Split, max_shift: int, consumed: int):
 
 
 def test_orbax_saves_and_restores_the_iterator(split: Split, tmp_path: Path):
-    iterator = train_iterator(split, 8, seed=0, max_shift=1)
+    iterator = train_iterator(split, 8, seed=0, augmentation=Augmentation(max_shift=1))
     for _ in range(3):
         next(iterator)
     with ocp.CheckpointManager(tmp_path) as manager:
@@ -89,7 +89,7 @@ def test_orbax_saves_and_restores_the_iterator(split: Split, tmp_path: Path):
         manager.save(3, args=arguments)
         manager.wait_until_finished()
         expected = [next(iterator) for _ in range(4)]
-        resumed = train_iterator(split, 8, seed=0, max_shift=1)
+        resumed = train_iterator(split, 8, seed=0, augmentation=Augmentation(max_shift=1))
         arguments = ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(resumed))  # pyright: ignore
         manager.restore(3, args=arguments)
     assert all(same(batch, next(resumed)) for batch in expected)
@@ -97,9 +97,9 @@ def test_orbax_saves_and_restores_the_iterator(split: Split, tmp_path: Path):
 
 def test_shifts_move_image_and_mask_together(split: Split):
     numbered = with_position_as_label(split)
-    iterator = train_iterator(numbered, 11, seed=0, max_shift=2)
+    iterator = train_iterator(numbered, 11, seed=0, augmentation=Augmentation(max_shift=2))
     seen = set()
-    for _ in range(10):
+    for _ in range(40):
         batch = next(iterator)
         for image, mask, label in zip(*batch.values(), strict=True):
             original = numbered.batch([int(label)])
@@ -134,8 +134,9 @@ def test_shards_share_every_epoch(split: Split):
 
 def test_shards_draw_their_own_shifts(split: Split):
     one_image = replace(split, images=np.repeat(split.images[:1], 22, axis=0))
+    move = Augmentation(max_shift=3)
     first, second = (
-        next(train_iterator(one_image, 11, seed=0, max_shift=3, shard_index=i, shard_count=2))
+        next(train_iterator(one_image, 11, seed=0, augmentation=move, shard_index=i, shard_count=2))
         for i in range(2)
     )
     assert not np.array_equal(first["image"], second["image"])
@@ -160,8 +161,8 @@ class Records:
 
 
 def test_records_give_the_same_batches_as_the_split(split: Split):
-    in_memory = train_iterator(split, 8, seed=4, max_shift=1)
-    one_by_one = train_iterator(Records(split), 8, seed=4, max_shift=1)
+    in_memory = train_iterator(split, 8, seed=4, augmentation=Augmentation(max_shift=1))
+    one_by_one = train_iterator(Records(split), 8, seed=4, augmentation=Augmentation(max_shift=1))
     assert all(same(next(in_memory), next(one_by_one)) for _ in range(9))
     state = one_by_one.get_state()
     expected = [next(one_by_one) for _ in range(3)]
@@ -208,8 +209,7 @@ def test_an_empty_split(split: Split):
         ({"batch_size": 12, "shard_count": 2}, "11 examples in each of 2 shards do not fill"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**32}, "seed is 4294967296"),
-        ({"max_shift": -1}, "max_shift is -1"),
-        ({"max_shift": 10}, "max_shift is 10 pixels, but .* 12 x 10"),
+        ({"augmentation": Augmentation(max_shift=10)}, "max_shift is 10 pixels, but .* 12 x 10"),
         ({"shard_index": 2, "shard_count": 2}, "shard 2 of 2"),
         ({"shard_index": 0, "shard_count": 0}, "shard 0 of 0"),
     ],

@@ -11,6 +11,7 @@ import pytest
 from tiny_training import ISNET, PLAIN, SMALL, Silent, arrays, split, timeless
 
 from isnet_jax import Classification, UserError
+from isnet_jax.data import Augmentation
 from isnet_jax.training import (
     compile_evaluation,
     fit,
@@ -42,7 +43,7 @@ def test_a_whole_training_traces_its_step_once(tmp_path: Path, monkeypatch):
 
 def test_the_same_seed_gives_the_same_run_and_another_one_does_not(tmp_path: Path):
     def run(name, seed):
-        training = dataclasses.replace(PLAIN, seed=seed, max_shift=1)
+        training = dataclasses.replace(PLAIN, seed=seed, augmentation=Augmentation(max_shift=1))
         model, history = fit(SMALL, training, split(24), split(10, 1), tmp_path / name, Silent())
         return arrays(model), timeless(history)
 
@@ -120,9 +121,7 @@ def test_divergence_is_noticed_at_the_next_look(at_fault: str):
     assert len(observer.told) == loop.FETCH_EVERY - 1
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("epochs", 0), ("batch_size", 0), ("max_shift", -1), ("seed", -1)]
-)
+@pytest.mark.parametrize(("field", "value"), [("epochs", 0), ("batch_size", 0), ("seed", -1)])
 def test_options_out_of_range(field: str, value: int):
     with pytest.raises(UserError, match=rf"training: {field} is {value}.*expected"):
         dataclasses.replace(ISNET, **{field: value})

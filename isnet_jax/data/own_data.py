@@ -1,0 +1,154 @@
+"""Own images as a TFDS data set: the builder that writes them, and reading what it wrote."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from isnet_jax.errors import UserError
+
+RECORD: Final = "preparation.json"
+# Older readers must not misread data of a newer layout.
+LAYOUT: Final = "1.0.0"
+
+
+@dataclass(frozen=True)
+class Contained:
+    """What a prepared data set holds.
+
+    Attributes:
+        size: height and width of the images.
+        channels: 1 for grey, 3 for colour.
+        dtype: uint8, or uint16 for grey images of more than 8 bits.
+        class_names: the classes in the order of their numbers.
+        multi_label: labels are a 0 or 1 for each class.
+        partly_annotated: some samples have no mask.
+        members: split -> ids of its samples.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    dtype: Any
+    class_names: tuple[str, ...]
+    multi_label: bool
+    partly_annotated: bool
+    members: Mapping[str, list[str]]
+
+
+class Decode(Protocol):
+    """Gives the image, mask and classes of a sample."""
+
+    def __call__(self, sample: str, /) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]: ...
+
+
+class OwnData(tfds.core.GeneratorBasedBuilder):
+    """Images of one size with masks, for `prepare_own` to build.
+
+    Features: `image` uint8 (h, w, 1 or 3) or uint16 (h, w, 1); `mask` uint8 (h, w, 1), 255 on the
+    foreground and 0 elsewhere; `label`, a class, or for multi-label data uint8 (classes,) of 0 and
+    1; `id`; and `has_mask`, False where the mask is all 0 because nobody drew it, if the data set
+    has such samples.
+    """
+
+    VERSION = tfds.core.Version(LAYOUT)
+    code_path = None  # See `BiasedDigits`.
+
+    def __init__(
+        self,
+        contained: Contained,
+        decode: Decode,
+        report: Callable[[], None],
+        **options: Any,
+    ) -> None:
+        self.contained, self.decode, self.report = contained, decode, report
+        super().__init__(**options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        held = self.contained
+        features: dict[str, Any] = {
+            "image": tfds.features.Image(
+                shape=(*held.size, held.channels), dtype=held.dtype, encoding_format="png"
+            ),
+            "mask": tfds.features.Image(shape=(*held.size, 1), encoding_format="png"),
+            "label": tfds.features.Tensor(shape=(len(held.class_names),), dtype=np.uint8)
+            if held.multi_label
+            else tfds.features.Scalar(np.int64),
+            "id": tfds.features.Text(),
+        }
+        if held.partly_annotated:
+            features["has_mask"] = tfds.features.Scalar(np.bool_)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Images with foreground masks, prepared by isnet_jax.",
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(class_names=list(held.class_names)),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {
+            split: self._generate_examples(samples)
+            for split, samples in self.contained.members.items()
+        }
+
+    def _generate_examples(self, samples: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        held = self.contained
+        for number, sample in enumerate(samples):
+            image, mask, labels = self.decode(sample)
+            drawn = np.zeros(held.size, dtype=bool) if mask is None else mask
+            codes = [held.class_names.index(name) for name in labels]
+            example = {
+                "image": Image.fromarray(image),
+                "mask": Image.fromarray(np.where(drawn, np.uint8(255), np.uint8(0))),
+                "label": np.isin(np.arange(len(held.class_names)), codes).astype(np.uint8)
+                if held.multi_label
+                else codes[0],
+                "id": sample,
+            }
+            if held.partly_annotated:
+                example["has_mask"] = mask is not None
+            yield number, example
+            self.report()
+
+    def _log_download_bytes(self) -> None:
+        """Nothing is downloaded here."""
+
+    def _log_download_done(self) -> None:
+        """Nothing is downloaded here."""
+
+
+def open_prepared(folder: str | Path) -> tfds.core.DatasetBuilder:
+    """The data set that `prepare_own` wrote into a folder, for `load_split`.
+
+    Raises:
+        UserError: there is none, or files of it are missing.
+    """
+    place = Path(folder).expanduser()
+    if not (place / RECORD).is_file():
+        found = "has no " + RECORD if place.is_dir() else "is no folder"
+        raise UserError(
+            f"{place} {found}: it holds no prepared data. Prepare some with `isnet-jax prepare "
+            "folder SOURCE --out " + f"{place}`, or csv, coco or voc instead of folder."
+        )
+    try:
+        builder = tfds.builder_from_directory(place)
+        files = [Path(f) for split in builder.info.splits.values() for f in split.filepaths]
+        missing = [path.name for path in files if not path.exists()]
+        if not files or "class_names" not in (builder.info.metadata or {}):
+            missing.append("dataset_info.json or metadata.json")
+    except Exception as error:
+        # TFDS reads several JSON files and raises what each of their parsers raises.
+        raise UserError(
+            f"the prepared data in {place} cannot be read ({error}). Delete the folder and prepare "
+            "them again."
+        ) from error
+    if missing:
+        raise UserError(
+            f"missing from the prepared data in {place}: {', '.join(missing)}. Delete the folder "
+            "and prepare them again."
+        )
+    return builder

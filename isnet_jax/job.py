@@ -1,0 +1,252 @@
+"""What training jobs share: networks trained on the same data, judged alike, and a report."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from isnet_jax import run_folder
+from isnet_jax.data import Split
+from isnet_jax.evaluation import accuracy, background_share, highest_logit_relevance, predict
+from isnet_jax.files import write_atomically
+from isnet_jax.progress import TrainingDisplay
+from isnet_jax.report import Samples, write_report
+from isnet_jax.training import (
+    ModelDescription,
+    Training,
+    compile_evaluation,
+    fit,
+    init_state,
+    objective,
+)
+
+Splits = Mapping[str, Split]
+Judged = dict[str, float | None]
+
+
+class Job(Protocol):
+    """A job's options: a dataclass."""
+
+    @property
+    def out(self) -> Path: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of the networks to train: "plain", "isnet"."""
+        ...
+
+    def training(self, network: str) -> Training: ...
+
+
+def run(
+    job: Job,
+    settings: dict[str, Any],
+    load: Callable[[], Splits],
+    console: Console,
+    words: Mapping[str, str],
+) -> dict[str, Any]:
+    """Train the networks, judge them, write the report; a finished run is only shown again.
+
+    Args:
+      job: what to train and where to.
+      settings: what makes two runs the same.
+      load: gives the splits train, validation and the test sets.
+      words: what the report says about the data, see `write_report`.
+
+    Returns:
+      What metrics.json holds.
+
+    Raises:
+      UserError: bad options or data, or an output folder that holds something else.
+    """
+    started = time.monotonic()
+    run_folder.check(job.out, settings)
+    finished = _finished(job.out)
+    if finished is not None:
+        console.print(f"{job.out} is finished", soft_wrap=True, highlight=False)
+        show(finished, console)
+        return finished
+    splits = load()
+    names = splits["train"].class_names
+    shape = splits["train"].images.shape[1:]
+    description = ModelDescription(job.model, len(names), names, shape)
+    _check_training(job, description, splits["train"])
+    run_folder.claim(job.out, settings)
+    networks, history = {}, {}
+    for name in job.networks:
+        logs = job.out / "tensorboard" / name
+        with TrainingDisplay(name, logs, splits["validation"], console) as display:
+            networks[name], history[name] = fit(
+                description,
+                job.training(name),
+                splits["train"],
+                splits["validation"],
+                job.out / name,
+                display,
+            )
+        # What an interrupted call spent counts too.
+        started -= sum(r["seconds"] for r in history[name] if r["step"] <= display.start)
+    metrics: dict[str, Any] = dict(judge_all(networks, splits, console))
+    metrics |= {
+        "seconds": round(time.monotonic() - started, 1),
+        "training_seconds": {
+            name: round(sum(record["seconds"] for record in records), 1)
+            for name, records in history.items()
+        },
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "version": metadata.version("isnet-jax"),
+        "command": shlex.join(["isnet-jax", *sys.argv[1:]]),
+    }
+    write_report(
+        job.out / "report.html",
+        metrics,
+        history,
+        samples(networks, splits),
+        run_folder.plain(job),
+        **words,
+    )
+    write_atomically(job.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    show(metrics, console)
+    return metrics
+
+
+def judge_all(
+    networks: Mapping[str, nnx.Module], splits: Splits, console: Console
+) -> dict[str, Judged]:
+    """`judge` for each network."""
+    with console.status("judging the networks on the test sets"):
+        return {name: judge(network, splits) for name, network in networks.items()}
+
+
+def judge(network: nnx.Module, splits: Splits) -> Judged:
+    """Accuracy over the test sets, and the background's share of relevance.
+
+    The share is that of |relevance| for the highest logit on the annotated images of the first
+    test set, by the same LRP for every network; None where none is annotated.
+    """
+    judged: Judged = {}
+    for name in _test_sets(splits):
+        images = splits[name].batch(slice(None))["image"]
+        judged[_short(name)] = accuracy(predict(network, images), splits[name].labels)
+    first = splits[_test_sets(splits)[0]]
+    annotated = first.batch(_annotated(first))
+    share = None
+    if len(annotated["label"]):
+        relevance = highest_logit_relevance(network, annotated["image"])
+        share = background_share(relevance, annotated["mask"])
+    return judged | {"background_relevance": share}
+
+
+def samples(networks: Mapping[str, nnx.Module], splits: Splits, per_class: int = 2) -> Samples:
+    """The first annotated test images of every class, with what the networks make of them.
+
+    Other test sets that hold the same samples are shown beside the first. Of multi-label data,
+    samples of exactly one class are shown.
+    """
+    first = splits[_test_sets(splits)[0]]
+    shown = [name for name in _test_sets(splits) if splits[name].ids == first.ids]
+    labels, usable = first.labels, _annotated(first)
+    if labels.ndim == 2:
+        usable = usable[labels[usable].sum(1) == 1]
+        labels = labels.argmax(1)
+    classes = range(len(first.class_names))
+    indices = np.concatenate([usable[labels[usable] == c][:per_class] for c in classes])
+    images = {_short(name): splits[name].batch(indices)["image"] for name in shown}
+
+    def each(function):
+        if not len(indices):
+            return {}
+        return {
+            name: {test: function(network, x) for test, x in images.items()}
+            for name, network in networks.items()
+        }
+
+    return Samples(
+        images=images,
+        masks=first.batch(indices)["mask"],
+        labels=labels[indices],
+        class_names=first.class_names,
+        heatmaps=each(highest_logit_relevance),
+        predictions=each(lambda network, x: predict(network, x).argmax(1)),
+        confidences=each(lambda network, x: _confidence(predict(network, x), first.labels.ndim)),
+    )
+
+
+def show(metrics: Mapping[str, Any], console: Console) -> None:
+    """Print the table of the networks."""
+    networks = [name for name in ("plain", "isnet") if name in metrics]
+    table = Table(title="accuracy on the test sets, and relevance on the background")
+    table.add_column("")
+    columns = list(metrics[networks[0]])
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for name in networks:
+        shares = [metrics[name][column] for column in columns]
+        table.add_row(name, *("-" if s is None else f"{100 * s:.1f} %" for s in shares))
+    console.print(table)
+
+
+def machine() -> str:
+    """What the numbers were measured on."""
+    devices = jax.devices()
+    kind = devices[0].device_kind if devices[0].platform != "cpu" else platform.machine()
+    cores = f"{os.cpu_count()} cores, " if devices[0].platform == "cpu" else ""
+    return f"{len(devices)} x {kind}, {cores}jax {jax.__version__}"
+
+
+def _test_sets(splits: Splits) -> list[str]:
+    return [name for name in splits if name.startswith("test")]
+
+
+def _short(test_set: str) -> str:
+    return test_set.removeprefix("test_")
+
+
+def _annotated(split: Split) -> np.ndarray:
+    return np.arange(len(split)) if split.has_mask is None else np.flatnonzero(split.has_mask)
+
+
+def _confidence(logits: np.ndarray, label_axes: int) -> np.ndarray:
+    """Probability of the highest logit: of its class, or, multi-label, of its yes."""
+    probabilities = jax.nn.softmax(logits) if label_axes == 1 else jax.nn.sigmoid(logits)
+    return np.asarray(probabilities).max(1)
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """The metrics of a run whose files are all there; they are written last."""
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return metrics if (folder / "report.html").exists() else None
+
+
+def _check_training(job: Job, description: ModelDescription, train: Split) -> None:
+    """Trace what will be compiled, so that options that do not fit fail before any compute."""
+    model = description.create(job.seed)
+    state = init_state(model, optax.identity(), jax.random.key(job.seed))
+    for name in job.networks:
+        training = job.training(name)
+        batch = next(training.batches(train))
+        evaluate = compile_evaluation(model, objective(training.objective))
+        jax.eval_shape(evaluate, state, batch, state.key)

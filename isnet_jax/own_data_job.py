@@ -1,0 +1,148 @@
+"""`isnet-jax train own-data`: an ISNet, and a plain classifier if wanted, on prepared data."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from tensorflow_datasets.core import DatasetBuilder
+
+from isnet_jax import job as jobs
+from isnet_jax import models, run_folder
+from isnet_jax.config import ISNetConfig
+from isnet_jax.data import Augmentation, Split, load_split, open_prepared
+from isnet_jax.data.own_data import RECORD
+from isnet_jax.errors import UserError, suggest
+from isnet_jax.training import OptimiserConfig, Training, load_network
+
+_WORDS = {
+    "lead": "A classifier learns whatever helps on its training images, the background included. "
+    "An <b>ISNet</b> is trained against this: in every training step, layer-wise relevance "
+    "propagation (LRP) shows which pixels a decision rests on, and relevance outside the "
+    "object's mask is punished. Once trained, it needs neither masks nor explanations: it is an "
+    "ordinary classifier that takes an image.",
+    "note": "It says where a decision rests, not whether it is right; accuracy on images from "
+    "another source than the training images is the stronger test.",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnDataJob:
+    """Train an ISNet on data prepared by `isnet-jax prepare`.
+
+    Writes metrics.json, report.html, checkpoints and TensorBoard logs into the output folder. A
+    run that was interrupted goes on where it was when the same command is given again.
+
+    Attributes:
+      data: folder of the prepared data.
+      out: output folder: a new one, or that of the same run interrupted.
+      model: architecture of the networks.
+      isnet: the ISNet's objective. Multi-label data set the classification's task themselves.
+      optimiser: how weights are updated.
+      epochs: passes of the ISNet over the training images.
+      plain_epochs: passes of a plain classifier to compare with; 0 trains none.
+      batch_size: images in each training step.
+      augmentation: random transformations of image and mask together.
+      seed: decides weights, order of the images and random choices.
+    """
+
+    data: Annotated[Path, tyro.conf.Positional]
+    out: Path = Path("runs/own-data")
+    model: str = "resnet18"
+    isnet: ISNetConfig = field(
+        default_factory=lambda: ISNetConfig(variant="stochastic", batch_stats="constant")
+    )
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    epochs: int = 30
+    plain_epochs: int = 0
+    batch_size: int = 32
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.model not in models.names():
+            raise UserError(suggest(self.model, models.names(), what="model"))
+        if self.plain_epochs < 0:
+            raise UserError(f"plain_epochs is {self.plain_epochs}; expected 0 or more.")
+        for network in self.networks:
+            self.training(network)  # Checks the options.
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return ("plain", "isnet") if self.plain_epochs else ("isnet",)
+
+    def training(self, network: str) -> Training:
+        """How "plain" or "isnet" is trained."""
+        isnet = network == "isnet"
+        return Training(
+            objective=self.isnet if isnet else self.isnet.classification,
+            optimiser=self.optimiser,
+            epochs=self.epochs if isnet else self.plain_epochs,
+            batch_size=self.batch_size,
+            augmentation=self.augmentation,
+            seed=self.seed,
+        )
+
+
+def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
+    """Train, judge, write the report; a finished run is only shown again.
+
+    Returns:
+      What metrics.json holds: see the main job's, with an accuracy for each test set.
+
+    Raises:
+      UserError: bad options, no prepared data, or an output folder that holds something else.
+    """
+    builder = open_prepared(job.data)
+    features: Any = builder.info.features
+    if features["label"].shape:
+        losses = dataclasses.replace(job.isnet.classification, task="multilabel")
+        job = dataclasses.replace(job, isnet=dataclasses.replace(job.isnet, classification=losses))
+    settings = run_folder.plain(job)
+    del settings["out"]
+    # Where `evaluate` finds the data, and what they are.
+    settings |= {"data": str(job.data.absolute()), "content": _digest(job.data)}
+    load = functools.partial(_splits, builder, console)
+    return jobs.run(job, settings, load, console, _WORDS)
+
+
+def is_own(settings: dict[str, Any]) -> bool:
+    """Whether the settings of a run are those of this job."""
+    return "content" in settings
+
+
+def evaluate_run(folder: Path, console: Console) -> dict[str, jobs.Judged]:
+    """Judge the best networks of a run again.
+
+    Raises:
+      UserError: the data are gone or others by now, or a network is not trained yet.
+    """
+    settings = run_folder.read(folder)
+    data = Path(settings["data"])
+    builder = open_prepared(data)
+    if _digest(data) != settings["content"]:
+        raise UserError(
+            f"{data} was prepared anew since {folder} was trained, from other files or options. "
+            "Prepare those data again, or train again into another folder."
+        )
+    names = ("plain", "isnet") if settings["plain_epochs"] else ("isnet",)
+    networks = {name: load_network(folder / name)[0] for name in names}
+    metrics = jobs.judge_all(networks, _splits(builder, console), console)
+    jobs.show(metrics, console)
+    return metrics
+
+
+def _splits(builder: DatasetBuilder, console: Console) -> dict[str, Split]:
+    with console.status("reading the data"):
+        return {name: load_split(builder, name) for name in sorted(builder.info.splits)}
+
+
+def _digest(folder: Path) -> str:
+    """Of the record of what the data were prepared from."""
+    return hashlib.sha256((folder.expanduser() / RECORD).read_bytes()).hexdigest()

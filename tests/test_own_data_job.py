@@ -1,0 +1,149 @@
+"""`isnet-jax prepare` and `train own-data`, from picture files to the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import own_pictures as own
+import pytest
+from rich.console import Console
+
+from isnet_jax import cli, own_data_job
+from isnet_jax.errors import UserError
+
+SMALL = ("--model", "small", "--epochs", "1", "--batch-size", "6")
+
+
+def picture(number: int, code: int) -> np.ndarray:
+    """Noise whose foreground has the colour of the class."""
+    pixels = own.pixels(number, height=16, width=16) // 3
+    pixels[own.drawn(number, height=16, width=16), code] = 255
+    return pixels
+
+
+def images(root: Path, count: int = 18) -> Path:
+    for number in range(count):
+        code = number % 2
+        place = f"{own.CLASSES[code]}/{number:02d}.png"
+        own.write(root / "images" / place, picture(number, code))
+        own.write(root / "masks" / place, own.drawn(number, height=16, width=16))
+    return root
+
+
+def run(*arguments: object) -> None:
+    cli.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("own")
+    run("prepare", "folder", images(root / "pictures"), "--out", root / "data")
+    return root / "data"
+
+
+@pytest.fixture(scope="module")
+def finished(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    turned = ("--augmentation.max-rotation", 10, "--augmentation.flip-horizontal", True)
+    run("train", "own-data", prepared, "--out", out, "--plain-epochs", 1, *SMALL, *turned)
+    return out
+
+
+def test_both_networks_are_judged_on_the_test_set(finished: Path):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    for name in ("plain", "isnet"):
+        assert set(metrics[name]) == {"test", "background_relevance"}
+        assert all(0 <= value <= 1 for value in metrics[name].values())
+    assert (finished / "isnet" / "best").is_dir()
+
+
+def test_the_report_speaks_of_own_data(finished: Path):
+    page = (finished / "report.html").read_text()
+    assert "Test set" in page
+    assert "What the decisions rest on" in page
+    for word in ("confounding", "three test sets", "carry a mark"):
+        assert word not in page
+
+
+def test_a_finished_run_is_shown_and_judged_again(finished: Path, prepared: Path, capsys):
+    turned = ("--augmentation.max-rotation", 10, "--augmentation.flip-horizontal", True)
+    run("train", "own-data", prepared, "--out", finished, "--plain-epochs", 1, *SMALL, *turned)
+    assert "is finished" in capsys.readouterr().out
+    run("evaluate", finished)
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert f"{100 * metrics['isnet']['test']:.1f} %" in capsys.readouterr().out
+
+
+def test_an_image_can_be_explained(finished: Path, prepared: Path, tmp_path: Path, capsys):
+    image = prepared.parent / "pictures" / "images" / "cat" / "00.png"
+    out = tmp_path / "heatmap.png"
+    run("explain", image, "--checkpoint", finished / "isnet", "--out", out)
+    assert out.exists()
+    assert "predicted" in capsys.readouterr().out
+
+
+def test_other_data_are_noticed(finished: Path, prepared: Path):
+    record = prepared / "preparation.json"
+    before = record.read_text()
+    record.write_text(before + " ")
+    try:
+        with pytest.raises(UserError, match="was prepared anew since"):
+            own_data_job.evaluate_run(finished, Console(quiet=True))
+        with pytest.raises(SystemExit):
+            run("train", "own-data", prepared, "--out", finished, "--plain-epochs", 1, *SMALL)
+    finally:
+        record.write_text(before)
+
+
+def test_multi_label_data_of_which_some_have_no_mask(tmp_path: Path):
+    lines = ["image,mask,red,green"]
+    for number in range(18):
+        both = number % 3 == 0
+        pixels = picture(number, number % 2)
+        pixels[12:, 12:, 1 - number % 2] = 255 if both else 0
+        own.write(tmp_path / f"{number:02d}.png", pixels)
+        own.write(tmp_path / f"m{number:02d}.png", own.drawn(number, height=16, width=16))
+        mask = "" if number % 4 == 3 else f"m{number:02d}.png"
+        red, green = int(both or not number % 2), int(both or number % 2)
+        lines.append(f"{number:02d}.png,{mask},{red},{green}")
+    (tmp_path / "data.csv").write_text("\n".join(lines))
+    source = ("csv", tmp_path / "data.csv", "--allow-missing-masks")
+    run("prepare", *source, "--out", tmp_path / "data")
+    run("train", "own-data", tmp_path / "data", "--out", tmp_path / "run", *SMALL)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert "plain" not in metrics
+    assert all(0 <= value <= 1 for value in metrics["isnet"].values())
+
+
+def test_no_prepared_data(tmp_path: Path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run("train", "own-data", tmp_path, "--out", tmp_path / "run")
+    assert stopped.value.code == 2
+    assert "it holds no prepared data. Prepare some with `isnet-jax prepare" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("prepare", "foldr"), "did you mean 'folder'"),
+        (("prepare", "folder", "/absent"), "/absent does not exist; expected a folder with images"),
+        (("prepare", "csv", "/absent.csv"), "/absent.csv is missing; expected a CSV table"),
+        (("prepare", "coco", "/absent.json"), "/absent.json is missing"),
+        (("prepare", "voc", "/absent"), "/absent does not exist"),
+        (("prepare", "folder", ".", "--fit", "squeeze"), "invalid choice 'squeeze'"),
+        (("prepare", "folder", ".", "--mask-threshold", "0"), "mask_threshold is 0"),
+        (("train", "own-data", "x", "--model", "resnet81"), "did you mean 'resnet18'"),
+        (("train", "own-data", "x", "--plain-epochs", "-1"), "plain_epochs is -1"),
+    ],
+)
+def test_bad_options(capsys, arguments: tuple[str, ...], message: str):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    shown = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert message in shown
+    assert "Traceback" not in shown
