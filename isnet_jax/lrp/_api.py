@@ -58,7 +58,8 @@ def vjp(
       strict: False: an operation without a rule keeps its plain VJP, with one warning.
 
     Returns:
-      `(output, pullback)`, or `(output, pullback, auxiliary)`. The output is bit-equal to f's.
+      `(output, pullback)`, or `(output, pullback, auxiliary)`. The output is computed by
+      f's own operations: bit-equal to f's, but where XLA fuses them otherwise.
       `pullback(seed)`, seed like the output (the relevance at a logit is logit times seed),
       returns relevance in the shape of the primal (a tuple if there are several), in float32 or
       wider; with taps, `(relevance, {name: relevance at the tap})`, after the mask if there is

@@ -22,8 +22,11 @@ from isnet_jax.lrp._layers import (
     reads_input,
 )
 from isnet_jax.lrp._sites import Context, Plan, Site
+from isnet_jax.lrp._winners import has_winner
 from isnet_jax.lrp.composites import Composite
 from isnet_jax.lrp.rules import BackwardRule, Gradient, Pass, Rule, is_plain
+
+_MOVING_SITES = frozenset({"average", "winner", "tap"})
 
 
 def make_plan(
@@ -102,6 +105,9 @@ class _Planner:
             return self._activation(operation, root)
         if name == "mul" or name in _facts.LAYERS:
             return self._product(operation, carrying)
+        if has_winner(operation, self.graph):
+            self._add("winner", operation, rule="winner")
+            return carrying
         if self._is_plain(operation, carrying):
             self._place_sum(operation, carrying)
             return carrying
@@ -112,9 +118,7 @@ class _Planner:
         name = operation.name
         if name in _facts.REROUTING | _facts.SUMS | _facts.WINNERS:
             return True
-        if name in ("max", "min", "select_n"):
-            return True
-        return name == "div" and operation.inputs[1] not in carrying
+        return name == "select_n" or (name == "div" and operation.inputs[1] not in carrying)
 
     def _registered(self, operation, handler, carrying: list[Variable]) -> list[Variable]:
         if handler == "linear":
@@ -225,7 +229,7 @@ class _Planner:
 
     def _layer_before(self, variable: Variable) -> Variable:
         """Back over pools and rearrangements, to what an activation's stabiliser stands for."""
-        while variable not in self.sites or self.sites[variable].kind in ("average", "tap"):
+        while variable not in self.sites or self.sites[variable].kind in _MOVING_SITES:
             producer = self.flow.producer.get(variable)
             moving = producer is not None and (
                 producer.name in _facts.REROUTING | _facts.WINNERS | {"div", "mul"}

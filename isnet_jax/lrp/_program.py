@@ -7,7 +7,7 @@ import fnmatch
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import jax
@@ -154,13 +154,22 @@ def _holders(f: Any, depth: int = 0) -> Iterator[Any]:
         yield contents
         if callable(contents):
             yield from _holders(contents, depth + 1)
-    names = getattr(getattr(f, "__code__", None), "co_names", ())
+    names = _global_names(getattr(f, "__code__", None))
     for contents in (f.__globals__[name] for name in names if name in f.__globals__):
         if not isinstance(contents, type | ModuleType):
             yield contents
     yield from _holders(getattr(f, "__self__", None), depth + 1)
     yield from _holders(getattr(f, "__wrapped__", None), depth + 1)
     yield f
+
+
+def _global_names(code: CodeType | None) -> Iterator[str]:
+    """What a function and the functions inside it may read from the module's names."""
+    if code is not None:
+        yield from code.co_names
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                yield from _global_names(constant)
 
 
 def _unsupported(plan: Plan, site: Site) -> str:
