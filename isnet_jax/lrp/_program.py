@@ -36,7 +36,12 @@ class Program:
     def __init__(self, f: Callable[..., Any], primals: tuple, context: Context):
         self.context = context
         self.structure = jax.tree.structure(primals)
-        graph, self.shapes = _jaxpr.trace(f, primals, context.kept)
+        try:
+            graph, self.shapes = _jaxpr.trace(f, primals, context.kept)
+        except Exception as error:
+            if type(error).__name__ != "TraceContextError":  # Flax NNX's
+                raise
+            raise UserError(_changes_a_model(error)) from error
         depends = [graph.inexact(variable) for variable in graph.inputs]
         names = parameter_names(f, graph.constants)
         self.plan = make_plan(graph, depends, depends, names, context)
@@ -170,6 +175,15 @@ def _global_names(code: CodeType | None) -> Iterator[str]:
         for constant in code.co_consts:
             if isinstance(constant, CodeType):
                 yield from _global_names(constant)
+
+
+def _changes_a_model(error: Exception) -> str:
+    return (
+        f"lrp: f changes a Flax model that it captures ({str(error).partition(' (http')[0]}), as "
+        "batch norm and dropout do in train mode; a traced function must not. Use model.eval(), or "
+        "give f a copy: `graph, state = nnx.split(model)` and in f `copy = nnx.merge(graph, state, "
+        "copy=True)`. With has_aux=True, f returns (copy(x), nnx.state(copy)) to keep what changed."
+    )
 
 
 def _unsupported(plan: Plan, site: Site) -> str:
