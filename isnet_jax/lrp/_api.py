@@ -74,7 +74,7 @@ def vjp(
     if has_aux and not (isinstance(program.shapes, tuple) and len(program.shapes) == 2):
         raise UserError("lrp.vjp(has_aux=True): f must return (output, auxiliary).")
     program.check(strict)
-    leaves = jax.tree.leaves(primals)
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(primals)]
     carriers = [carrier_for(leaf) for leaf in leaves]
     tap_carriers = zeros_for(program.tap_shapes(), leaves)
 

@@ -101,7 +101,7 @@ class _Planner:
         if name in _facts.LAYERS and len(carrying) == 1:
             return self._layer(operation, carrying[0])
         root = activation_root(operation, self.flow, self.live)
-        if root is not None:
+        if root is not None and not self.graph.is_complex(root):
             return self._activation(operation, root)
         if name == "mul" or name in _facts.LAYERS:
             return self._product(operation, carrying)
@@ -110,15 +110,22 @@ class _Planner:
             return carrying
         if self._is_plain(operation, carrying):
             self._place_sum(operation, carrying)
-            return carrying
-        self._add("unsupported", operation, rule="none")
+        elif not self._gradient_elsewhere():
+            self._add("unsupported", operation, rule="none")
         return carrying
+
+    def _gradient_elsewhere(self) -> bool:
+        """Whether the composite is the plain VJP at all that is no layer and no sum."""
+        own = isinstance(self.composite.activation, Gradient | BackwardRule)
+        return own and isinstance(self.composite.product, Gradient)
 
     def _is_plain(self, operation: Operation, carrying: list[Variable]) -> bool:
         name = operation.name
         if name in _facts.REROUTING | _facts.SUMS | _facts.WINNERS:
             return True
-        return name == "select_n" or (name == "div" and operation.inputs[1] not in carrying)
+        if name in ("select_n", "abs"):  # the modulus of a complex value is homogeneous
+            return True
+        return name == "div" and operation.inputs[1] not in carrying
 
     def _registered(self, operation, handler, carrying: list[Variable]) -> list[Variable]:
         if handler == "linear":

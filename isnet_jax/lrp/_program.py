@@ -207,11 +207,9 @@ def _warn(message: str) -> None:
     warnings.warn(message, stacklevel=4)
 
 
-def carrier_for(leaf: Any) -> Any | None:
+def carrier_for(leaf: jax.Array) -> jax.Array | None:
     """Zeros whose cotangent is the leaf's relevance, in float32 or wider; None for integers."""
-    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-        return None
-    return zeros_like(jnp.asarray(leaf))
+    return zeros_like(leaf) if jnp.issubdtype(leaf.dtype, jnp.inexact) else None
 
 
 def zeros_for(shapes: Mapping[str, jax.ShapeDtypeStruct], leaves: list[Any]) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def to_winner(
     axes = tuple(operation.params["axes"])
     find = lax.argmax if operation.name == "reduce_max" else lax.argmin
     kept = tuple(axis for axis in range(x.ndim) if axis not in axes)
-    rows = jnp.transpose(x, (*kept, *axes)).reshape(*value.shape, -1)
+    count = math.prod(x.shape[axis] for axis in axes)
+    rows = jnp.transpose(x, (*kept, *axes)).reshape(*value.shape, count)
     place = find(rows, rows.ndim - 1, jnp.int32)
     return attach(partial(_to_place, x.shape, kept, axes), value, tuple(routes), place)
 
