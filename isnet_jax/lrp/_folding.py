@@ -185,25 +185,35 @@ class Folding:
             shape = [size if axis in kept else 1 for axis, size in enumerate(shape)]
         return jnp.full(shape, level, self.values[x].dtype)
 
+    def _behind_input(self, variable: Variable) -> set[Variable]:
+        """The value and those between the model's input and it, the input excluded."""
+        stack, found = [variable], set()
+        while stack:
+            current = stack.pop()
+            if current not in self.first_sources and current not in found:
+                found.add(current)
+                stack.extend(self.flow.carrying_inputs(self.flow.producer[current]))
+        return found
+
     def _only_moved(self, variable: Variable) -> bool:
-        if variable in self.first_sources:
-            return True
-        producer = self.flow.producer[variable]
-        return producer.name not in _AFFINE and all(
-            map(self._only_moved, self.flow.carrying_inputs(producer))
-        )
+        producers = map(self.flow.producer.__getitem__, self._behind_input(variable))
+        return all(producer.name not in _AFFINE for producer in producers)
 
     def _at_level(self, variable: Variable, level: Level) -> Any:
-        if variable in self.first_sources:
-            return _filled(self.values[variable], level)
-        producer = self.flow.producer[variable]
-        operands = [
-            self.read(o)
-            if isinstance(o, Constant) or not self.flow.carries(o)
-            else self._at_level(o, level)
-            for o in producer.inputs
-        ]
-        return producer.bind(*operands)[producer.outputs.index(variable)]
+        wanted, known = self._behind_input(variable), {}
+
+        def read(operand: Operand) -> Any:
+            if isinstance(operand, Constant):
+                return operand.value
+            if operand in self.first_sources:
+                return _filled(self.values[operand], level)
+            return known.get(operand, self.values[operand])
+
+        for operation in self.graph.operations:
+            if not wanted.isdisjoint(operation.outputs):
+                outputs = operation.bind(*map(read, operation.inputs))
+                known.update(zip(operation.outputs, outputs, strict=True))
+        return known[variable]
 
 
 def _placed(value: Any, axes: Channels, new: Channels, shape: Sequence[int]) -> Any:

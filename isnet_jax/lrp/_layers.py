@@ -192,18 +192,22 @@ def _per_channel(operand: Operand, axes: set[int], flow: Dataflow) -> bool:
 
 def reads_input(variable: Variable, flow: Dataflow, sources: Set[Variable]) -> bool:
     """Whether the value is one of the sources up to scale, shift and rearrangement."""
-    if variable in sources:
-        return True
-    producer = flow.producer.get(variable)
-    if producer is None:
-        return False
-    carrying = flow.carrying_inputs(producer)
-    if not carrying:
-        return False
-    if producer.name in ("add", "sub", "mul", "div"):
-        same = len(carrying) == 1 and (producer.name != "div" or carrying[0] == producer.inputs[0])
-        unchanged = same and flow.graph.shape(carrying[0]) == flow.graph.shape(variable)
-        return unchanged and reads_input(carrying[0], flow, sources)
-    if producer.name not in _facts.REROUTING:
-        return False
-    return all(reads_input(v, flow, sources) for v in dict.fromkeys(carrying))
+    stack, seen = [variable], set()
+    while stack:
+        current = stack.pop()
+        if current in seen or current in sources:
+            continue
+        seen.add(current)
+        producer = flow.producer.get(current)
+        carrying = flow.carrying_inputs(producer) if producer is not None else []
+        if producer is None or not carrying:
+            return False
+        if producer.name in ("add", "sub", "mul", "div"):
+            divided = producer.name == "div" and carrying[0] != producer.inputs[0]
+            same = flow.graph.shape(carrying[0]) == flow.graph.shape(current)
+            if len(carrying) > 1 or divided or not same:
+                return False
+        elif producer.name not in _facts.REROUTING:
+            return False
+        stack.extend(carrying)
+    return True

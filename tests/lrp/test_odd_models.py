@@ -137,3 +137,29 @@ def test_relevance_is_a_function_like_any_other():
         np.testing.assert_allclose(pullback(value), expected, rtol=1e-9, atol=1e-12)
     forward, reverse = jax.jacfwd(relevance)(x), jax.jacrev(relevance)(x)
     np.testing.assert_allclose(forward, reverse, rtol=1e-9, atol=1e-12)
+
+
+def test_a_long_way_to_the_first_layer():
+    """Rearrangements that branch and meet, and chains of a thousand scalings, take no time."""
+    w, x = normal(4, 3), normal(2, 4, seed=1)
+
+    def branching(x):
+        for _ in range(16):
+            x = jnp.concatenate([x[:, 2:], x[:, :2]], 1) * 0.99
+        return x @ w
+
+    def chain(x):
+        for _ in range(1200):
+            x = x * 0.999
+        return x @ w
+
+    for f in (branching, chain):
+        assert lrp.inspect(f, x, rules=lrp.EpsilonPlusFlat()).rows[0].rule.startswith("Flat")
+
+    def relevance(f):
+        value, pullback = lrp.vjp(f, x, rules=lrp.ZBox(-3.0, 3.0))
+        return pullback(value)
+
+    expected = relevance(lambda x: (x * 0.99**16) @ w)
+    found = jax.jit(lambda: relevance(branching))()
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
