@@ -95,6 +95,29 @@ class Program:
                 f"checkpoint_name: {listed}."
             )
 
+        shapes: dict[str, tuple[int, ...]] = {}
+        for plan in walk(self.plan):
+            for site in plan.sites.values():
+                shape = plan.graph.shape(site.at)
+                if site.kind == "tap" and shapes.setdefault(site.name, shape) != shape:
+                    raise UserError(
+                        f"lrp: two places are named {site.name!r}, of shapes {shapes[site.name]} "
+                        f"and {shape}; relevance at places of one name is added up. Rename one."
+                    )
+
+    def check_masks(self, masks: Mapping[str, Any]) -> None:
+        """Raise where a mask does not fit its place."""
+        for plan in walk(self.plan):
+            for site in plan.sites.values():
+                if site.kind == "tap" and site.name in masks:
+                    shape, mask = plan.graph.shape(site.at), masks[site.name].shape
+                    sizes = zip(mask[::-1], shape[::-1], strict=False)
+                    if len(mask) > len(shape) or any(m not in (1, n) for m, n in sizes):
+                        raise UserError(
+                            f"lrp: the mask at {site.name!r} has shape {mask}; expected one that "
+                            f"broadcasts to the value there, {shape}."
+                        )
+
     def _check_layers(self) -> None:
         composite = self.context.composite
         layers = [site for site in self.sites if site.kind == "layer"]

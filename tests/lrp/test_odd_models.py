@@ -163,3 +163,27 @@ def test_a_long_way_to_the_first_layer():
     expected = relevance(lambda x: (x * 0.99**16) @ w)
     found = jax.jit(lambda: relevance(branching))()
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_places_and_stabilisers_that_do_not_fit():
+    w, x = normal(4, 4), normal(3, 4, seed=1)
+
+    def f(x):
+        return lrp.tap(lrp.tap(x @ w, "here")[:, :2], "there")
+
+    with pytest.raises(UserError, match=r"mask at 'here' has shape \(5,\); .*, \(3, 4\)"):
+        lrp.vjp(f, x, rules=lrp.Epsilon(0.1), masks={"here": jnp.ones(5)})
+    with pytest.raises(UserError, match=r"two places are named 'both', .*\(3, 4\)"):
+        lrp.vjp(
+            lambda x: lrp.tap(f(lrp.tap(x, "both")), "both"), x, rules=lrp.Zero(), taps=("both",)
+        )
+    with pytest.raises(UserError, match=r"epsilon is traced, .* lambda z: lrp.stabilise"):
+        jax.jit(lrp.Epsilon)(0.1)
+
+    @jax.grad
+    def by_epsilon(epsilon):
+        rules = lrp.Epsilon(lambda z: lrp.stabilise(z, epsilon))
+        return lrp.vjp(lambda x: jax.nn.relu(x @ w), x, rules=rules)[1](jnp.ones((3, 4))).sum()
+
+    y = np.maximum(x @ w, 0)
+    np.testing.assert_allclose(by_epsilon(0.1), -(x @ w * y / (y + 0.1) ** 2).sum(), rtol=1e-9)
