@@ -49,8 +49,8 @@ def vjp(
       f: a function of `primals`; pytrees of arrays in and out.
       primals: where it is explained. Leaves of integer type receive no relevance (None).
       rules: a rule or a composite, such as `Epsilon(1e-2)`.
-      taps: names of places marked with `tap`. Places that do not depend on the primals, such as
-        embeddings of integers, count too.
+      taps: names of places marked with `tap`; relevance at places of one name is added up. Places
+        that do not depend on the primals, such as embeddings of integers, count too.
       masks: factors on the relevance at named places, broadcastable to the value there: a mask of
         channels explains through those channels only (concept relevance propagation, Achtibat et
         al., Nature Machine Intelligence 5, 2023). `jax.vmap` over masks explains many concepts.
@@ -58,7 +58,8 @@ def vjp(
       strict: False: an operation without a rule keeps its plain VJP, with one warning.
 
     Returns:
-      `(output, pullback)`, or `(output, pullback, auxiliary)`. The output is bit-equal to f's.
+      `(output, pullback)`, or `(output, pullback, auxiliary)`. The output is computed by
+      f's own operations: bit-equal to f's, but where XLA fuses them otherwise.
       `pullback(seed)`, seed like the output (the relevance at a logit is logit times seed),
       returns relevance in the shape of the primal (a tuple if there are several), in float32 or
       wider; with taps, `(relevance, {name: relevance at the tap})`, after the mask if there is
@@ -73,7 +74,8 @@ def vjp(
     if has_aux and not (isinstance(program.shapes, tuple) and len(program.shapes) == 2):
         raise UserError("lrp.vjp(has_aux=True): f must return (output, auxiliary).")
     program.check(strict)
-    leaves = jax.tree.leaves(primals)
+    program.check_masks(masks)
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(primals)]
     carriers = [carrier_for(leaf) for leaf in leaves]
     tap_carriers = zeros_for(program.tap_shapes(), leaves)
 

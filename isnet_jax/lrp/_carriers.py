@@ -26,6 +26,7 @@ from isnet_jax.lrp._folding import Folding
 from isnet_jax.lrp._jaxpr import Constant, Operation, Variable, varying_like
 from isnet_jax.lrp._layers import reads_input
 from isnet_jax.lrp._sites import Plan, Site
+from isnet_jax.lrp._winners import to_winner
 from isnet_jax.lrp.relevance_rules import RelevanceRule
 from isnet_jax.lrp.rules import Epsilon, LayerRule, Stabiliser, stabilise
 
@@ -95,7 +96,8 @@ def _step(plan: Plan, variable: Variable) -> list[Variable] | None:
         return [site.route] if isinstance(site.rule, RelevanceRule) and site.route else []
     if site is not None and site.kind == "tap":
         return plan.flow.carrying_inputs(producer)
-    moves = producer.name in _facts.REROUTING | _facts.WINNERS
+    wins = site is not None and site.kind == "winner"
+    moves = wins or producer.name in _facts.REROUTING | _facts.WINNERS
     if moves or _is_preprocessing(plan, variable):
         return plan.flow.carrying_inputs(producer)
     divides = producer.name == "div" and plan.flow.carries(producer.inputs[1])
@@ -151,6 +153,11 @@ class Carriers:
             (before,) = plan.flow.carrying_inputs(producer) or (None,)
             moved = None if before is None else self.of(before, epsilon)
             return self.tap(site, zeros_like(self.values[variable]), moved)
+        if site is not None and site.kind == "winner":
+            inputs = plan.flow.carrying_inputs(producer)
+            values = [self.values[v] for v in inputs]
+            routes = [self.of(v, epsilon) for v in inputs]
+            return to_winner(producer, values, zeros_like(self.values[variable]), routes)
         if _is_preprocessing(plan, variable):
             return self.of(plan.flow.carrying_inputs(producer)[0], epsilon)
         if producer.name in _facts.IDENTITIES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from jax import lax
 
 from isnet_jax.lrp import _facts
 from isnet_jax.lrp._jaxpr import Constant, Operand, Variable, varying_like
-from isnet_jax.lrp._layers import moved_axes, weight_axes
+from isnet_jax.lrp._layers import Channels, channel_axes, moved_axes, weight_axes
 from isnet_jax.lrp._sites import Plan, Site
 from isnet_jax.lrp.relevance_rules import Level, RelevanceRule
 from isnet_jax.lrp.rules import Layer, LayerRule
@@ -107,8 +108,7 @@ class Folding:
           constant: biases and statistics enter as constants of the outer gradient.
         """
         current, shape = site.operation.outputs[0], value.shape
-        start = tuple(weight_axes(site.operation, self.flow))
-        axes = start
+        start = axes = channel_axes(site.operation, self.flow)
         for operation in site.tail:
             if operation.name in _AFFINE:
                 additive = operation.name in ("add", "sub")
@@ -124,10 +124,10 @@ class Folding:
             elif operation.name in _facts.SHAPING:
                 moved = moved_axes(operation, axes, self.flow)
                 assert moved is not None
-                rank = len(self.graph.shape(operation.outputs[0]))
-                value, axes = _placed(value, axes, moved, rank), moved
+                after = self.graph.shape(operation.outputs[0])
+                value, axes = _placed(value, axes, moved, after), moved
             current = operation.outputs[0]
-        return value if axes == start else _placed(value, axes, start, len(shape))
+        return value if axes == start else _placed(value, axes, start, shape)
 
     def _per_channel(self, operand: Operand, rank: int, constant: bool, additive: bool) -> Any:
         producer = None if isinstance(operand, Constant) else self.flow.producer.get(operand)
@@ -185,37 +185,46 @@ class Folding:
             shape = [size if axis in kept else 1 for axis, size in enumerate(shape)]
         return jnp.full(shape, level, self.values[x].dtype)
 
+    def _behind_input(self, variable: Variable) -> set[Variable]:
+        """The value and those between the model's input and it, the input excluded."""
+        stack, found = [variable], set()
+        while stack:
+            current = stack.pop()
+            if current not in self.first_sources and current not in found:
+                found.add(current)
+                stack.extend(self.flow.carrying_inputs(self.flow.producer[current]))
+        return found
+
     def _only_moved(self, variable: Variable) -> bool:
-        if variable in self.first_sources:
-            return True
-        producer = self.flow.producer[variable]
-        return producer.name not in _AFFINE and all(
-            map(self._only_moved, self.flow.carrying_inputs(producer))
-        )
+        producers = map(self.flow.producer.__getitem__, self._behind_input(variable))
+        return all(producer.name not in _AFFINE for producer in producers)
 
     def _at_level(self, variable: Variable, level: Level) -> Any:
-        if variable in self.first_sources:
-            return _filled(self.values[variable], level)
-        producer = self.flow.producer[variable]
-        operands = [
-            self.read(o)
-            if isinstance(o, Constant) or not self.flow.carries(o)
-            else self._at_level(o, level)
-            for o in producer.inputs
-        ]
-        return producer.bind(*operands)[producer.outputs.index(variable)]
+        wanted, known = self._behind_input(variable), {}
+
+        def read(operand: Operand) -> Any:
+            if isinstance(operand, Constant):
+                return operand.value
+            if operand in self.first_sources:
+                return _filled(self.values[operand], level)
+            return known.get(operand, self.values[operand])
+
+        for operation in self.graph.operations:
+            if not wanted.isdisjoint(operation.outputs):
+                outputs = operation.bind(*map(read, operation.inputs))
+                known.update(zip(operation.outputs, outputs, strict=True))
+        return known[variable]
 
 
-def _placed(value: Any, axes: Sequence[int], new: Sequence[int], rank: int) -> Any:
-    """A value of size one but on `axes`, with these moved to `new` among `rank` axes."""
-    others = [axis for axis in range(value.ndim) if axis not in axes]
-    sizes = [value.shape[axis] for axis in axes]
-    flat = jnp.transpose(value, [*axes, *others]).reshape(sizes)
-    order = sorted(range(len(new)), key=lambda i: new[i])
-    shape = [1] * rank
-    for axis, size in zip(new, sizes, strict=True):
-        shape[axis] = size
-    return jnp.transpose(flat, order).reshape(shape)
+def _placed(value: Any, axes: Channels, new: Channels, shape: Sequence[int]) -> Any:
+    """A value of size one but on `axes`, with these moved to `new` among the axes of `shape`."""
+    old, places = list(itertools.chain(*axes)), list(itertools.chain(*new))
+    others = [axis for axis in range(value.ndim) if axis not in old]
+    sizes = [shape[place] for place in places]
+    flat = jnp.transpose(value, [*old, *others]).reshape(sizes)
+    order = sorted(range(len(places)), key=places.__getitem__)
+    kept = [size if axis in places else 1 for axis, size in enumerate(shape)]
+    return jnp.transpose(flat, order).reshape(kept)
 
 
 def _filled(like: Any, level: Level) -> Any:

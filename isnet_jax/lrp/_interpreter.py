@@ -15,6 +15,7 @@ from isnet_jax.lrp._cotangent import attach, detach, fork, half, mark, masked
 from isnet_jax.lrp._folding import Folding
 from isnet_jax.lrp._jaxpr import Constant, Operand, Operation, Variable
 from isnet_jax.lrp._sites import Plan, Site
+from isnet_jax.lrp._winners import to_winner
 from isnet_jax.lrp.relevance_rules import RelevanceRule
 from isnet_jax.lrp.rules import BackwardRule, LayerRule, Rule
 
@@ -103,6 +104,9 @@ class _Evaluation:
                 return _scaled(site.rule, value, value, value)
             case "product":
                 return half(value)
+            case "winner":
+                inputs = [self._read(operand) for operand in site.operation.inputs]
+                return to_winner(site.operation, inputs, value, inputs)
             case "statistics":
                 return detach(value) if site.rule == "constant" else value
             case "tap":

@@ -93,6 +93,9 @@ class Graph:
             return False
         return jnp.issubdtype(self.types[operand].dtype, jnp.inexact)
 
+    def is_complex(self, variable: Variable) -> bool:
+        return jnp.issubdtype(self.types[variable].dtype, jnp.complexfloating)
+
 
 class _Builder:
     def __init__(self, kept: Callable[[str], bool]):

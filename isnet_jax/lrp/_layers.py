@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Set
 
 from isnet_jax.lrp import _facts
 from isnet_jax.lrp._dataflow import Dataflow
 from isnet_jax.lrp._jaxpr import Constant, Operand, Operation, Variable
+
+Channels = tuple[tuple[int, ...], ...]
+"""For each axis of a layer's output that comes from its weights, the axes it was split into."""
 
 
 def weight_axes(operation: Operation, flow: Dataflow) -> dict[int, int]:
@@ -23,7 +27,10 @@ def weight_axes(operation: Operation, flow: Dataflow) -> dict[int, int]:
     ]
     weights = 0 if flow.carries(operation.inputs[1]) else 1
     start = len(batched[0]) + (len(free[0]) if weights else 0)
-    return {start + position: axis for position, axis in enumerate(free[weights])}
+    return {
+        **dict(enumerate(batched[weights])),
+        **{start + position: axis for position, axis in enumerate(free[weights])},
+    }
 
 
 def is_convolution(operation: Operation, flow: Dataflow) -> bool:
@@ -66,7 +73,7 @@ def find_tail(operation: Operation, flow: Dataflow, live: Set[Variable]) -> list
     """
     tail: list[Operation] = []
     current = operation.outputs[0]
-    axes = tuple(weight_axes(operation, flow))
+    axes = channel_axes(operation, flow)
     while True:
         following = single_live_consumer(current, flow, live)
         if following is None:
@@ -76,7 +83,7 @@ def find_tail(operation: Operation, flow: Dataflow, live: Set[Variable]) -> list
             if moved is None:
                 return _without_rearrangements(tail)
             axes = moved
-        elif not _is_channelwise(following, current, set(axes), flow):
+        elif not _is_channelwise(following, current, set(itertools.chain(*axes)), flow):
             return _without_rearrangements(tail)
         tail.append(following)
         current = following.outputs[0]
@@ -88,28 +95,47 @@ def _without_rearrangements(tail: list[Operation]) -> list[Operation]:
     return tail
 
 
-def moved_axes(
-    operation: Operation, axes: tuple[int, ...], flow: Dataflow
-) -> tuple[int, ...] | None:
-    """Where a rearrangement takes axes, None if it merges, splits or repeats some."""
-    before = flow.graph.shape(operation.inputs[0])
-    after = flow.graph.shape(operation.outputs[0])
+def channel_axes(operation: Operation, flow: Dataflow) -> Channels:
+    """The output's axes that come from the weights."""
+    return tuple((axis,) for axis in weight_axes(operation, flow))
+
+
+def moved_axes(operation: Operation, axes: Channels, flow: Dataflow) -> Channels | None:
+    """Where a rearrangement takes the axes of channels, None if it merges or repeats some."""
+    # An empty batch counts as one sample: products tell the axes apart.
+    before, after = (
+        tuple(size or 1 for size in flow.graph.shape(operand))
+        for operand in (operation.inputs[0], operation.outputs[0])
+    )
     if math.prod(before) != math.prod(after):
         return None
     if operation.name == "transpose":
-        return tuple(operation.params["permutation"].index(axis) for axis in axes)
+        place = operation.params["permutation"].index
+        return tuple(tuple(map(place, group)) for group in axes)
+    taken: set[int] = set()
     moved = []
-    for axis in axes:
-        start = math.prod(before[:axis])
-        fitting = [
-            i
-            for i, size in enumerate(after)
-            if size == before[axis] and math.prod(after[:i]) == start and i not in moved
-        ]
-        if not fitting:
-            return None
-        moved.append(fitting[0])
+    for group in axes:
+        runs = []
+        for axis in group:
+            run = _run(math.prod(before[:axis]), before[axis], after, taken)
+            if run is None:
+                return None
+            taken.update(run)
+            runs.extend(run)
+        moved.append(tuple(runs))
     return tuple(moved)
+
+
+def _run(stride: int, size: int, shape: tuple[int, ...], taken: Set[int]) -> list[int] | None:
+    """The neighbouring axes of `shape` that an axis of `size` behind `stride` elements became."""
+    outer = [math.prod(shape[:axis]) for axis in range(len(shape) + 1)]
+    if size == 1:
+        fitting = [a for a, n in enumerate(shape) if n == 1 and outer[a] == stride]
+        return [a for a in fitting if a not in taken][:1]
+    if stride not in outer or stride * size not in outer:
+        return None
+    start = len(outer) - 1 - outer[::-1].index(stride)
+    return list(range(start, outer.index(stride * size)))
 
 
 def find_divisor(operation: Operation, flow: Dataflow, live: Set[Variable]) -> Variable:
@@ -166,18 +192,22 @@ def _per_channel(operand: Operand, axes: set[int], flow: Dataflow) -> bool:
 
 def reads_input(variable: Variable, flow: Dataflow, sources: Set[Variable]) -> bool:
     """Whether the value is one of the sources up to scale, shift and rearrangement."""
-    if variable in sources:
-        return True
-    producer = flow.producer.get(variable)
-    if producer is None:
-        return False
-    carrying = flow.carrying_inputs(producer)
-    if not carrying:
-        return False
-    if producer.name in ("add", "sub", "mul", "div"):
-        same = len(carrying) == 1 and (producer.name != "div" or carrying[0] == producer.inputs[0])
-        unchanged = same and flow.graph.shape(carrying[0]) == flow.graph.shape(variable)
-        return unchanged and reads_input(carrying[0], flow, sources)
-    if producer.name not in _facts.REROUTING:
-        return False
-    return all(reads_input(v, flow, sources) for v in dict.fromkeys(carrying))
+    stack, seen = [variable], set()
+    while stack:
+        current = stack.pop()
+        if current in seen or current in sources:
+            continue
+        seen.add(current)
+        producer = flow.producer.get(current)
+        carrying = flow.carrying_inputs(producer) if producer is not None else []
+        if producer is None or not carrying:
+            return False
+        if producer.name in ("add", "sub", "mul", "div"):
+            divided = producer.name == "div" and carrying[0] != producer.inputs[0]
+            same = flow.graph.shape(carrying[0]) == flow.graph.shape(current)
+            if len(carrying) > 1 or divided or not same:
+                return False
+        elif producer.name not in _facts.REROUTING:
+            return False
+        stack.extend(carrying)
+    return True

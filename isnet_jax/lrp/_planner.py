@@ -22,8 +22,11 @@ from isnet_jax.lrp._layers import (
     reads_input,
 )
 from isnet_jax.lrp._sites import Context, Plan, Site
+from isnet_jax.lrp._winners import has_winner
 from isnet_jax.lrp.composites import Composite
 from isnet_jax.lrp.rules import BackwardRule, Gradient, Pass, Rule, is_plain
+
+_MOVING_SITES = frozenset({"average", "winner", "tap"})
 
 
 def make_plan(
@@ -98,21 +101,29 @@ class _Planner:
         if name in _facts.LAYERS and len(carrying) == 1:
             return self._layer(operation, carrying[0])
         root = activation_root(operation, self.flow, self.live)
-        if root is not None:
+        if root is not None and not self.graph.is_complex(root):
             return self._activation(operation, root)
         if name == "mul" or name in _facts.LAYERS:
             return self._product(operation, carrying)
+        if has_winner(operation, self.graph):
+            self._add("winner", operation, rule="winner")
+            return carrying
         if self._is_plain(operation, carrying):
             self._place_sum(operation, carrying)
-            return carrying
-        self._add("unsupported", operation, rule="none")
+        elif not self._gradient_elsewhere():
+            self._add("unsupported", operation, rule="none")
         return carrying
+
+    def _gradient_elsewhere(self) -> bool:
+        """Whether the composite is the plain VJP at all that is no layer and no sum."""
+        own = isinstance(self.composite.activation, Gradient | BackwardRule)
+        return own and isinstance(self.composite.product, Gradient)
 
     def _is_plain(self, operation: Operation, carrying: list[Variable]) -> bool:
         name = operation.name
         if name in _facts.REROUTING | _facts.SUMS | _facts.WINNERS:
             return True
-        if name in ("max", "min", "select_n"):
+        if name in ("select_n", "abs"):  # the modulus of a complex value is homogeneous
             return True
         return name == "div" and operation.inputs[1] not in carrying
 
@@ -225,7 +236,7 @@ class _Planner:
 
     def _layer_before(self, variable: Variable) -> Variable:
         """Back over pools and rearrangements, to what an activation's stabiliser stands for."""
-        while variable not in self.sites or self.sites[variable].kind in ("average", "tap"):
+        while variable not in self.sites or self.sites[variable].kind in _MOVING_SITES:
             producer = self.flow.producer.get(variable)
             moving = producer is not None and (
                 producer.name in _facts.REROUTING | _facts.WINNERS | {"div", "mul"}

@@ -7,7 +7,7 @@ import fnmatch
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import jax
@@ -36,7 +36,12 @@ class Program:
     def __init__(self, f: Callable[..., Any], primals: tuple, context: Context):
         self.context = context
         self.structure = jax.tree.structure(primals)
-        graph, self.shapes = _jaxpr.trace(f, primals, context.kept)
+        try:
+            graph, self.shapes = _jaxpr.trace(f, primals, context.kept)
+        except Exception as error:
+            if type(error).__name__ != "TraceContextError":  # Flax NNX's
+                raise
+            raise UserError(_changes_a_model(error)) from error
         depends = [graph.inexact(variable) for variable in graph.inputs]
         names = parameter_names(f, graph.constants)
         self.plan = make_plan(graph, depends, depends, names, context)
@@ -89,6 +94,29 @@ class Program:
                 f"lrp: no relevance reaches a place named {name!r}; places marked with lrp.tap or "
                 f"checkpoint_name: {listed}."
             )
+
+        shapes: dict[str, tuple[int, ...]] = {}
+        for plan in walk(self.plan):
+            for site in plan.sites.values():
+                shape = plan.graph.shape(site.at)
+                if site.kind == "tap" and shapes.setdefault(site.name, shape) != shape:
+                    raise UserError(
+                        f"lrp: two places are named {site.name!r}, of shapes {shapes[site.name]} "
+                        f"and {shape}; relevance at places of one name is added up. Rename one."
+                    )
+
+    def check_masks(self, masks: Mapping[str, Any]) -> None:
+        """Raise where a mask does not fit its place."""
+        for plan in walk(self.plan):
+            for site in plan.sites.values():
+                if site.kind == "tap" and site.name in masks:
+                    shape, mask = plan.graph.shape(site.at), masks[site.name].shape
+                    sizes = zip(mask[::-1], shape[::-1], strict=False)
+                    if len(mask) > len(shape) or any(m not in (1, n) for m, n in sizes):
+                        raise UserError(
+                            f"lrp: the mask at {site.name!r} has shape {mask}; expected one that "
+                            f"broadcasts to the value there, {shape}."
+                        )
 
     def _check_layers(self) -> None:
         composite = self.context.composite
@@ -154,13 +182,31 @@ def _holders(f: Any, depth: int = 0) -> Iterator[Any]:
         yield contents
         if callable(contents):
             yield from _holders(contents, depth + 1)
-    names = getattr(getattr(f, "__code__", None), "co_names", ())
+    names = _global_names(getattr(f, "__code__", None))
     for contents in (f.__globals__[name] for name in names if name in f.__globals__):
         if not isinstance(contents, type | ModuleType):
             yield contents
     yield from _holders(getattr(f, "__self__", None), depth + 1)
     yield from _holders(getattr(f, "__wrapped__", None), depth + 1)
     yield f
+
+
+def _global_names(code: CodeType | None) -> Iterator[str]:
+    """What a function and the functions inside it may read from the module's names."""
+    if code is not None:
+        yield from code.co_names
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                yield from _global_names(constant)
+
+
+def _changes_a_model(error: Exception) -> str:
+    return (
+        f"lrp: f changes a Flax model that it captures ({str(error).partition(' (http')[0]}), as "
+        "batch norm and dropout do in train mode; a traced function must not. Use model.eval(), or "
+        "give f a copy: `graph, state = nnx.split(model)` and in f `copy = nnx.merge(graph, state, "
+        "copy=True)`. With has_aux=True, f returns (copy(x), nnx.state(copy)) to keep what changed."
+    )
 
 
 def _unsupported(plan: Plan, site: Site) -> str:
@@ -184,11 +230,9 @@ def _warn(message: str) -> None:
     warnings.warn(message, stacklevel=4)
 
 
-def carrier_for(leaf: Any) -> Any | None:
+def carrier_for(leaf: jax.Array) -> jax.Array | None:
     """Zeros whose cotangent is the leaf's relevance, in float32 or wider; None for integers."""
-    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-        return None
-    return zeros_like(jnp.asarray(leaf))
+    return zeros_like(leaf) if jnp.issubdtype(leaf.dtype, jnp.inexact) else None
 
 
 def zeros_for(shapes: Mapping[str, jax.ShapeDtypeStruct], leaves: list[Any]) -> dict[str, Any]:

@@ -19,8 +19,8 @@ class Site:
     """A place where relevance is redistributed.
 
     Attributes:
-      kind: "layer", "activation", "sum", "average", "product", "statistics", "tap", "custom",
-        "custom_vjp" or "unsupported".
+      kind: "layer", "activation", "sum", "average", "product", "winner", "statistics", "tap",
+        "custom", "custom_vjp" or "unsupported".
       name: the parameter's path, a scope or a tap's name; "" where there is none.
       operation: the operation it stands for.
       at: the variable whose value the rule is attached to.

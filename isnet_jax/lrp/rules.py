@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from isnet_jax.errors import UserError
 
@@ -331,6 +332,11 @@ def is_plain(rule: Any) -> bool:
 
 
 def check_stabiliser(name: str, epsilon: Stabiliser) -> None:
+    if isinstance(epsilon, Tracer):
+        raise UserError(
+            f"{name}: epsilon is traced, but a rule is compared by value; pass it as a function: "
+            "lambda z: lrp.stabilise(z, epsilon)."
+        )
     if not callable(epsilon) and not epsilon >= 0:
         raise UserError(
             f"{name}: epsilon is {epsilon}; expected a number of at least 0, or a function that "

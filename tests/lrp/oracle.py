@@ -43,9 +43,10 @@ def epsilon(x, w, b, relevance, epsilon, zero_bias=False):
     return (c / stabilised(z, epsilon) * relevance).sum(1)
 
 
-def gamma(x, w, b, relevance, gamma, epsilon=1e-6):
+def gamma(x, w, b, relevance, gamma, epsilon=1e-6, zero_bias=False):
     c = x[:, None] * w
     z = c.sum(0) + b
+    b = np.zeros_like(b) if zero_bias else b
     own = np.where(z >= 0, np.maximum(c, 0), np.minimum(c, 0))
     own_b = np.where(z >= 0, np.maximum(b, 0), np.minimum(b, 0))
     modified = c + gamma * own
@@ -62,14 +63,16 @@ def alpha_beta(x, w, b, relevance, alpha, beta, epsilon=1e-6, zero_bias=False):
     return (shares * relevance).sum(1)
 
 
-def z_box(x, w, b, relevance, low, high, epsilon):
+def z_box(x, w, b, relevance, low, high, epsilon, zero_bias=False):
+    b = np.zeros_like(b) if zero_bias else b
     up, down = np.maximum(w, 0), np.minimum(w, 0)
     c = x[:, None] * w - low * up - high * down
     z = c.sum(0) + b - low * np.maximum(b, 0) - high * np.minimum(b, 0)
     return (c / stabilised(z, epsilon) * relevance).sum(1)
 
 
-def w_square(x, w, b, relevance, epsilon=1e-6):
+def w_square(x, w, b, relevance, epsilon=1e-6, zero_bias=False):
+    b = np.zeros_like(b) if zero_bias else b
     return (w**2 / ((w**2).sum(0) + b**2 + epsilon) * relevance).sum(1)
 
 

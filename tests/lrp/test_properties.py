@@ -136,6 +136,18 @@ SETTINGS = hypothesis.settings(
 SEEDS = st.integers(0, 2**31)
 
 
+@pytest.mark.parametrize("architecture", range(FAST))
+def test_the_logits_are_bit_equal_op_by_op(architecture):
+    draw = np.random.default_rng(architecture)
+    parameters = jnp.asarray(draw.standard_normal(4000))
+    x = jnp.asarray(draw.random((BATCH, SIZE, SIZE, 3)))
+    f = functools.partial(network, architecture, parameters, biased=True)
+    with jax.disable_jit():
+        expected = f(x)
+    for composite in RULES.values():
+        np.testing.assert_array_equal(lrp.vjp(f, x, rules=composite)[0], expected)
+
+
 @SETTINGS
 @hypothesis.given(architecture=st.integers(0, FAST - 1), seed=SEEDS, dark=st.booleans())
 def test_properties(architecture, seed, dark):
@@ -168,7 +180,7 @@ def check_properties(architecture, rules, seed, dark):
     if rules != "zero" or "gelu" in dict(layers(architecture)):
         # Stabilisers absorb relevance; z^B and z+ conserve only up to them.
         errors.pop("conservation")
-    assert errors.pop("primal") == 0
+    assert errors.pop("primal") < 1e-14  # XLA may fuse the two copies in one program differently
     assert max(errors.values()) < 1e-7, errors
 
 

@@ -36,6 +36,26 @@ RULES = {
     "z^B": (lrp.ZBox(-1.5, 2.0, 0.1), lambda *a, ones: oracle.z_box(*a, -1.5, 2.0, 0.1)),
     "z^B from 0": (lrp.ZBox(0.0, 1.0), lambda *a, ones: oracle.z_box(*a, 0.0, 1.0, 1e-2)),
     "w^2": (lrp.WSquare(), lambda *a, ones: oracle.w_square(*a)),
+    "gamma, zero bias": (
+        lrp.Gamma(0.25, zero_bias=True),
+        lambda *a, ones: oracle.gamma(*a, 0.25, zero_bias=True),
+    ),
+    "alpha 3 beta 2, zero bias": (
+        lrp.AlphaBeta(3.0, 2.0, 0.1, zero_bias=True),
+        lambda *a, ones: oracle.alpha_beta(*a, 3, 2, 0.1, zero_bias=True),
+    ),
+    "z^B, zero bias": (
+        lrp.ZBox(-1.5, 2.0, 0.1, zero_bias=True),
+        lambda *a, ones: oracle.z_box(*a, -1.5, 2.0, 0.1, zero_bias=True),
+    ),
+    "w^2, zero bias": (
+        lrp.WSquare(zero_bias=True),
+        lambda *a, ones: oracle.w_square(*a, zero_bias=True),
+    ),
+    "z+, a function": (
+        lrp.ZPlus(lambda z: z + 0.3),
+        lambda *a, ones: oracle.alpha_beta(*a, 1, 0, 0.3),
+    ),
     "flat": (lrp.Flat(), lambda *a, ones: oracle.flat(*a, ones)),
 }
 

@@ -24,6 +24,8 @@ RULES = {
     "flat at every layer": lrp.Flat(0.1),
     "gradient * input": lrp.Gradient(),
     "guided": lrp.GuidedBackprop(),
+    "deconvnet": lrp.Deconvnet(),
+    "norm": lrp.Composite(layer=lrp.Norm(0.1), average=lrp.Norm(0.1)),
     "attention": lrp.AttnLRP(0.1),
     "excitation": lrp.ExcitationBackprop(),
 }
