@@ -25,7 +25,8 @@ commands:
   train biased-digits   train a plain classifier and an ISNet on digits whose
                         background gives the class away; writes report.html
   evaluate              judge the networks of a run on its three test sets again
-  explain               draw the heatmap of a network for an image file
+  explain               draw the heatmaps of a network for image files
+  inspect               print what LRP sees in a network
 
 isnet-jax COMMAND --help explains every option, as in
 isnet-jax train biased-digits --help
@@ -43,25 +44,6 @@ class Evaluate:
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/biased-digits")
     data_dir: Path = Path("datasets")
-
-
-@dataclasses.dataclass(frozen=True)
-class Explain:
-    """Draw where a network's relevance lies in an image.
-
-    Attributes:
-      image: image file of the network's image size, in colour or grey.
-      checkpoint: a network's folder in a run, such as runs/biased-digits/isnet.
-      target: class to explain, by name or number; the predicted class if left out.
-      architecture: refuse a checkpoint of any other architecture.
-      out: the picture to write.
-    """
-
-    image: Annotated[Path, tyro.conf.Positional]
-    checkpoint: Path = Path("runs/biased-digits/isnet")
-    target: str | None = None
-    architecture: str | None = None
-    out: Path = Path("heatmap.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -91,6 +73,7 @@ def _dispatch(arguments: list[str], console: Console) -> None:
         "train": _train,
         "evaluate": _evaluate,
         "explain": _explain,
+        "inspect": _inspect,
     }
     if command not in commands:
         raise UserError(suggest(command, commands, what="command"))
@@ -144,14 +127,16 @@ def _evaluate(arguments: list[str], console: Console) -> None:
 
 
 def _explain(arguments: list[str], console: Console) -> None:
-    options = _parse(Explain, arguments, "isnet-jax explain")
-    from isnet_jax import explanation
+    from isnet_jax import explain_job
 
     _cache_compilations()
-    found = explanation.explain_file(
-        options.image, options.checkpoint, options.target, options.architecture, options.out
-    )
-    console.print(found, highlight=False, soft_wrap=True)
+    explain_job.run(_parse(explain_job.Explain, arguments, "isnet-jax explain"), console)
+
+
+def _inspect(arguments: list[str], console: Console) -> None:
+    from isnet_jax import inspect_job
+
+    inspect_job.run(_parse(inspect_job.Inspect, arguments, "isnet-jax inspect"), console)
 
 
 def _parse(kind: type, arguments: list[str], program: str, **options: Any) -> Any:

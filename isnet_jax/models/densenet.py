@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
@@ -22,7 +21,7 @@ from isnet_jax.models.layers import (
     global_average,
     max_pool,
 )
-from isnet_jax.models.network import Network
+from isnet_jax.models.network import Network, rematerialised
 
 
 class Features(NamedTuple):
@@ -38,8 +37,7 @@ class Features(NamedTuple):
         moments = None
         if self.moments is not None and other.moments is not None:
             moments = self.moments.beside(other.moments)
-        maps = lax.optimization_barrier(jnp.concatenate([self.maps, other.maps], -1))
-        return Features(maps, moments)
+        return Features(jnp.concatenate([self.maps, other.maps], -1), moments)
 
 
 def features_for(norm: BatchNorm, maps: Maps) -> Features:
@@ -76,7 +74,7 @@ class DenseBlock(nnx.Module):
         if self.remat:
             parts = (x,)
             for layer in layers:
-                parts = (*parts, nnx.remat(_read_parts)(layer, parts))
+                parts = (*parts, rematerialised(_read_parts, layer, parts))
             return Features(jnp.concatenate(parts, -1), None)
         norms = [*(layer.norm1 for layer in layers), last]
         features = features_for(norms[0], x)

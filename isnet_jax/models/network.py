@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -25,6 +26,17 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 class Constant(nnx.Variable):
     """Data of a network that is neither trained nor updated."""
+
+
+class Normalise(nnx.Module):
+    """`(images - mean) / deviation`, with a value for each channel."""
+
+    def __init__(self, normalisation: Normalisation, channels: int):
+        mean, deviation = _normalisation(normalisation, channels)
+        self.mean, self.deviation = Constant(mean), Constant(deviation)
+
+    def __call__(self, x: Images) -> Images:
+        return (x - self.mean[...].astype(x.dtype)) / self.deviation[...].astype(x.dtype)
 
 
 class Network(nnx.Module):
@@ -58,10 +70,9 @@ class Network(nnx.Module):
         self.in_channels = in_channels
         self.dtype = None if dtype is None else jnp.dtype(dtype)
         self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
-        self.mean = self.deviation = None
-        if normalisation is not None:
-            mean, deviation = _normalisation(normalisation, in_channels)
-            self.mean, self.deviation = Constant(mean), Constant(deviation)
+        self.normalisation = (
+            None if normalisation is None else Normalise(normalisation, in_channels)
+        )
 
     @property
     def head(self) -> Linear:
@@ -72,12 +83,11 @@ class Network(nnx.Module):
         """What the head reads."""
         raise NotImplementedError
 
-    def __call__(self, x: Images) -> Float[Array, "batch classes"]:
+    def __call__(self, x: Array) -> Float[Array, "batch classes"]:
         self._check(x)
         parameters = self.head.kernel[...].dtype
-        if self.mean is not None and self.deviation is not None:
-            mean, deviation = self.mean[...].astype(x.dtype), self.deviation[...].astype(x.dtype)
-            x = (x - mean) / deviation
+        if self.normalisation is not None:
+            x = self.normalisation(x)
         x = x.astype(self.dtype or jnp.promote_types(x.dtype, parameters))
         features = self.embed(x)
         if self.dropout is not None:
@@ -98,9 +108,32 @@ class Network(nnx.Module):
             )
 
 
-def rematerialised(module: nnx.Module, *inputs: Any) -> Any:
-    """`module(*inputs)`, its inner values computed again for the gradient instead of kept."""
-    return nnx.remat(type(module).__call__)(module, *inputs)
+def rematerialised(call: Callable[..., Any], module: nnx.Module, *inputs: Any) -> Any:
+    """`call(module, *inputs)`, its inner values computed again for the gradient instead of kept.
+
+    As `nnx.remat`, but a module that the call does not change is not written to: it may belong to
+    an outer trace, as one that `lrp.vjp` explains does.
+    """
+    graph, parameters, rest = nnx.split(module, nnx.Param, ...)
+
+    @jax.checkpoint
+    def run(parameters, rest, *inputs):
+        copy = nnx.merge(graph, parameters, rest, copy=True)
+        before = _values(copy)
+        result = call(copy, *inputs)
+        after = _values(copy)
+        return result, {path: after[path] for path in after if after[path] is not before[path]}
+
+    result, changed = run(parameters, rest, *inputs)
+    variables = dict(nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.Param))))
+    for path, value in changed.items():
+        variables[path].set_value(value)
+    return result
+
+
+def _values(module: nnx.Module) -> dict[tuple[Any, ...], Any]:
+    state = nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.Param)))
+    return {path: variable.get_value() for path, variable in state}
 
 
 def _normalisation(given: Normalisation, channels: int) -> tuple[Array, Array]:

@@ -122,6 +122,6 @@ class ResNet(Network):
         x = max_pool(nnx.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
         for number in (1, 2, 3, 4):
             for block in getattr(self, f"layer{number}"):
-                x = rematerialised(block, x) if self.remat else block(x)
+                x = rematerialised(type(block).__call__, block, x) if self.remat else block(x)
             x = checkpoint_name(x, f"stage{number}")
         return global_average(x)

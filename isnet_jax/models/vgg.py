@@ -21,7 +21,7 @@ from isnet_jax.models.layers import (
     adaptive_average_pool,
     max_pool,
 )
-from isnet_jax.models.network import Network
+from isnet_jax.models.network import Network, rematerialised
 
 # Convolutions in each of the five stages of widths 64, 128, 256, 512, 512.
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -109,8 +109,11 @@ class VGG(Network):
         for layer in self.features:
             stage.append(layer)
             if isinstance(layer, Pool):
-                run = nnx.remat(_in_turn) if self.remat else _in_turn
-                x, stage = run(nnx.List(stage), x), []
+                if self.remat:
+                    x = rematerialised(_in_turn, nnx.List(stage), x)
+                else:
+                    x = _in_turn(stage, x)
+                stage = []
         x = adaptive_average_pool(x, 7)
         # torchvision flattens channels first.
         x = jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)

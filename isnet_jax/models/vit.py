@@ -80,7 +80,7 @@ class _Layers(nnx.Module):
     def __call__(self, x: Tokens) -> Tokens:
         for number in range(self.depth):
             layer = getattr(self, f"encoder_layer_{number}")
-            x = rematerialised(layer, x) if self.remat else layer(x)
+            x = rematerialised(EncoderLayer.__call__, layer, x) if self.remat else layer(x)
         return x
 
 

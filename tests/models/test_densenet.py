@@ -71,7 +71,12 @@ def test_relevance_and_the_step_are_those_of_norms_on_their_own(statistics):
 def test_lrp_recognises_the_statistics_of_concatenated_maps():
     model = network(remat=False)
     model.train()
-    table = lrp.inspect(lambda x: model(x), images(), rules=lrp.ISNetFlex(batch_statistics="constant"))
+    graph, state = nnx.split(model)
+    table = lrp.inspect(
+        lambda x: nnx.merge(graph, state, copy=True)(x),
+        images(),
+        rules=lrp.ISNetFlex(batch_statistics="constant"),
+    )
     kinds = [row.name for row in table if row.kind == "statistics"]
     norms = sum(type(module).__name__ == "BatchNorm" for _, module in nnx.iter_modules(model))
     assert kinds == ["batch"] * 2 * norms

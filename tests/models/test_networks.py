@@ -172,7 +172,10 @@ def test_tensors_are_taken_and_float64_is_kept():
             lambda w: w.update({"fc.weight": np.zeros((5, 16))}),
             ["wrong shape (1): fc.weight: found (5, 16), expected (4, 16)", "num_classes"],
         ),
-        (lambda w: w.update({"fc.bias": np.zeros(4, int)}), ["not floating point (1): fc.bias: int64"]),
+        (
+            lambda w: w.update({"fc.bias": np.zeros(4, int)}),
+            ["not floating point (1): fc.bias: int64"],
+        ),
         (lambda w: w.clear(), ["missing (16)", "and 8 more"]),
         (
             lambda w: [w.pop("conv1.weight"), w.update({"conv_1.weight": np.zeros(1)})],
