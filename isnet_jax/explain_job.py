@@ -105,6 +105,8 @@ def _check_outputs(options: Explain) -> None:
 
 
 def _image_files(places: tuple[Path, ...]) -> list[Path]:
+    if not places:
+        raise UserError("Missing from isnet-jax explain: image files, or folders of them.")
     known = Image.registered_extensions()
     files: list[Path] = []
     for place in places:

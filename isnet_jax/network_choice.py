@@ -110,6 +110,8 @@ def chosen_network(choice: NetworkChoice, *, random_weights: bool = False) -> Ch
         return ChosenNetwork(model, description.class_names, description.image_shape)
     if choice.checkpoint is not None or choice.architecture is not None:
         raise UserError("--model and --checkpoint name two networks; expected one of them.")
+    if choice.model not in models.list():
+        raise UserError(suggest(choice.model, models.list(), what="model"))
     if choice.weights is None and not random_weights:
         raise UserError(
             f"--model {choice.model} needs its --weights: a network that was not trained has "

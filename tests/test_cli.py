@@ -57,7 +57,7 @@ def test_help_of_the_program(capsys):
     cli.main(["--help"])
     assert capsys.readouterr().out == nothing
     assert max(map(len, nothing.splitlines())) <= 80
-    for word in ("train biased-digits", "evaluate", "explain", "--help"):
+    for word in ("train biased-digits", "evaluate", "explain", "inspect", "--help"):
         assert word in nothing
 
 
@@ -69,7 +69,7 @@ def test_help_needs_neither_jax_nor_flax():
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("command", [TRAIN, ("evaluate",), ("explain",)])
+@pytest.mark.parametrize("command", [TRAIN, ("evaluate",), ("explain",), ("inspect",)])
 def test_help_explains_every_option(capsys, command: tuple[str, ...]):
     sections = re.split(r"^\W*(?=--[a-z])", helped(capsys, *command), flags=re.MULTILINE)[1:]
     assert sections

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -43,8 +44,9 @@ def load_weights(
     Raises:
       UserError: a file that cannot be read or does not fit; the model is unchanged then.
     """
+    weights = read_weights(path)
     try:
-        load_torch(model, read_weights(path), strict=strict, head=head)
+        load_torch(model, weights, strict=strict, head=head)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -133,11 +135,12 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds: damaged archives, refused pickles
-        reason = str(error).strip().splitlines()
+        program = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it refers to {program[1]}" if program else str(error).strip().split("\n")[0]
         raise UserError(
-            f"{path} cannot be loaded as weights alone ({reason[0] if reason else error!r}). The "
-            "file is damaged, or holds more than tensors; nothing in it was run. Use a file made "
-            "by torch.save(model.state_dict(), ...)."
+            f"{path} cannot be loaded as weights alone ({reason}). The file is damaged, or holds "
+            "more than tensors; nothing in it was run. Use a file made by "
+            "torch.save(model.state_dict(), ...)."
         ) from error
     for wrapper in _WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
