@@ -68,12 +68,12 @@ class Moments(NamedTuple):
 
     mean: Float[Array, " channels"]
     variance: Float[Array, " channels"]
-    count: int
+    size: int
 
     def beside(self, other: Moments) -> Moments:
         """The moments of the concatenation of both maps' channels."""
         mean = jnp.concatenate([self.mean, other.mean])
-        return Moments(mean, jnp.concatenate([self.variance, other.variance]), self.count)
+        return Moments(mean, jnp.concatenate([self.variance, other.variance]), self.size)
 
 
 class BatchNorm(nnx.Module):
@@ -105,9 +105,9 @@ class BatchNorm(nnx.Module):
         if self.use_running_average:
             mean, variance = self.mean[...], self.var[...]
         else:
-            mean, variance, count = self.measure(x) if moments is None else moments
+            mean, variance, size = self.measure(x) if moments is None else moments
             self._track(self.mean, mean)
-            self._track(self.var, variance * (count / max(count - 1, 1)))
+            self._track(self.var, variance * (size / max(size - 1, 1)))
         factor = self.scale[...] * lax.rsqrt(variance + self.epsilon)
         return (x * factor + (self.bias[...] - mean * factor)).astype(x.dtype)
 
@@ -119,12 +119,12 @@ class BatchNorm(nnx.Module):
         axes = tuple(range(x.ndim - 1))
         shifted = x - shift
         first, second = shifted.mean(axes), (shifted * shifted).mean(axes)
-        count = x.size // x.shape[-1]
+        size = x.size // x.shape[-1]
         if self.axis_name is not None:
             first, second = lax.pmean((first, second), self.axis_name)
-            count = count * lax.axis_size(self.axis_name)
+            size = size * lax.axis_size(self.axis_name)
         spread = second - first * first
-        return Moments(shift + first, jnp.where(spread < 0, 0, spread), count)
+        return Moments(shift + first, jnp.where(spread < 0, 0, spread), size)
 
     def _track(self, running: nnx.Variable, value: Array) -> None:
         old = running[...]

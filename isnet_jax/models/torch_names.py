@@ -26,7 +26,7 @@ _SUFFIXES: dict[type, dict[str, str]] = {
 _IGNORED = "num_batches_tracked"
 
 # Patterns and what they become. ResNet's names are the same everywhere.
-_RENAMED: dict[type[Network], dict[str, str]] = {
+_RENAMED: dict[type[nnx.Module], dict[str, str]] = {
     # The files that torchvision links to are older than its names.
     DenseNet: {r"\.(norm|conv)\.(\d)\.": r".\1\2."},
     VGG: {  # timm

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -114,7 +113,7 @@ def _numpy(value: Any) -> np.ndarray:
 
 
 def _is_floating(array: np.ndarray) -> bool:
-    return jax.dtypes.issubdtype(array.dtype, np.floating)
+    return jnp.issubdtype(array.dtype, jnp.floating)
 
 
 def _listed(title: str, names: list[str], most: int = 8) -> Iterator[str]:

@@ -97,7 +97,9 @@ class VGG(Network):
 
     @property
     def head(self) -> Linear:
-        return self.classifier[-1]
+        last = self.classifier[-1]
+        assert isinstance(last, Linear)
+        return last
 
     def embed(self, x: Images) -> Float[Array, "batch features"]:
         if min(x.shape[1:3]) < 32:
