@@ -1,4 +1,4 @@
-"""The command line: `isnet-jax train | evaluate | explain`."""
+"""The command line: `isnet-jax train | evaluate | explain | inspect | calibrate`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ commands:
   evaluate              judge the networks of a run on its three test sets again
   explain               draw the heatmaps of a network for image files
   inspect               print what LRP sees in a network
+  calibrate biased-digits
+                        measure the natural range of relevance, for train
 
 isnet-jax COMMAND --help explains every option, as in
 isnet-jax train biased-digits --help
@@ -74,6 +76,7 @@ def _dispatch(arguments: list[str], console: Console) -> None:
         "evaluate": _evaluate,
         "explain": _explain,
         "inspect": _inspect,
+        "calibrate": _calibrate,
     }
     if command not in commands:
         raise UserError(suggest(command, commands, what="command"))
@@ -81,17 +84,9 @@ def _dispatch(arguments: list[str], console: Console) -> None:
 
 
 def _train(arguments: list[str], console: Console) -> None:
-    jobs = ("biased-digits",)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        console.print(
-            "usage: isnet-jax train biased-digits [OPTIONS]   (--help explains them)",
-            highlight=False,
-            markup=False,
-        )
+    rest = _options_of_job("train", arguments, console)
+    if rest is None:
         return
-    name, *rest = arguments
-    if name not in jobs:
-        raise UserError(suggest(name, jobs, what="job"))
     from isnet_jax import comparison
 
     _cache_compilations()
@@ -102,6 +97,33 @@ def _train(arguments: list[str], console: Console) -> None:
         console.print(f"{file}: {(job.out / file).resolve()}", soft_wrap=True, highlight=False)
     logs = shlex.quote(str(job.out / "tensorboard"))
     console.print(f"curves: tensorboard --logdir {logs}", soft_wrap=True, highlight=False)
+
+
+def _calibrate(arguments: list[str], console: Console) -> None:
+    rest = _options_of_job("calibrate", arguments, console)
+    if rest is None:
+        return
+    from isnet_jax import calibration_job
+
+    _cache_compilations()
+    program = "isnet-jax calibrate biased-digits"
+    calibration_job.run(_parse(calibration_job.CalibrateBiasedDigits, rest, program), console)
+
+
+def _options_of_job(command: str, arguments: list[str], console: Console) -> list[str] | None:
+    """What follows the job's name; None if only help was asked for."""
+    jobs = ("biased-digits",)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        console.print(
+            f"usage: isnet-jax {command} biased-digits [OPTIONS]   (--help explains them)",
+            highlight=False,
+            markup=False,
+        )
+        return None
+    name, *rest = arguments
+    if name not in jobs:
+        raise UserError(suggest(name, jobs, what="job"))
+    return rest
 
 
 def _named_config(arguments: list[str], configs: dict[Any, Any]) -> Any:

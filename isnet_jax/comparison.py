@@ -25,6 +25,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from isnet_jax import models, run_folder
+from isnet_jax.calibration import calibrated
+from isnet_jax.config import ISNetConfig
 from isnet_jax.data import (
     SPLITS,
     TEST_SPLITS,
@@ -37,7 +39,6 @@ from isnet_jax.data import (
 from isnet_jax.errors import UserError, suggest
 from isnet_jax.evaluation import accuracy, background_share, highest_logit_relevance, predict
 from isnet_jax.files import write_atomically
-from isnet_jax.objective import ISNetConfig
 from isnet_jax.progress import TrainingDisplay
 from isnet_jax.report import Samples, write_report
 from isnet_jax.training import (
@@ -70,6 +71,7 @@ class BiasedDigitsJob:
       data: the digits and their background mark.
       model: architecture of both networks.
       isnet: the ISNet's objective.
+      calibration: file of `isnet-jax calibrate`; its ranges replace isnet.foreground_range.
       optimiser: of both networks.
       epochs: passes of the ISNet over the training images.
       plain_epochs: passes of the plain classifier.
@@ -86,6 +88,7 @@ class BiasedDigitsJob:
     isnet: ISNetConfig = field(
         default_factory=lambda: ISNetConfig(variant="stochastic", batch_stats="constant")
     )
+    calibration: Path | None = None
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     epochs: int = 12
     plain_epochs: int = 6
@@ -103,7 +106,7 @@ class BiasedDigitsJob:
         """How "plain" or "isnet" is trained."""
         isnet = network == "isnet"
         return Training(
-            isnet=self.isnet if isnet else None,
+            objective=self.isnet if isnet else self.isnet.classification,
             optimiser=self.optimiser,
             epochs=self.epochs if isnet else self.plain_epochs,
             batch_size=self.batch_size,
@@ -128,6 +131,9 @@ def run(job: BiasedDigitsJob, console: Console) -> dict[str, Any]:
       UserError: bad options or data, or an output folder that holds something else.
     """
     started = time.monotonic()
+    if job.calibration is not None:
+        isnet = calibrated(job.isnet, job.model, job.calibration)
+        job = dataclasses.replace(job, isnet=isnet, calibration=None)
     settings = _settings(job)
     run_folder.check(job.out, settings)
     finished = _finished(job.out)
@@ -309,5 +315,5 @@ def _check_training(job: BiasedDigitsJob, description: ModelDescription, train: 
     for name in NETWORKS:
         training = job.training(name)
         batch = next(training.batches(train))
-        evaluate = compile_evaluation(model, objective(training.isnet))
+        evaluate = compile_evaluation(model, objective(training.objective))
         jax.eval_shape(evaluate, state, batch, state.key)

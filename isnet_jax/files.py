@@ -6,6 +6,26 @@ import os
 import tempfile
 from pathlib import Path
 
+from isnet_jax.errors import UserError
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Make sure, before any work is done, that a file can be written there; makes its folder.
+
+    Raises:
+      UserError: it cannot.
+    """
+    target = Path(path)
+    problem = "it is a folder" if target.is_dir() else None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(target.parent, os.W_OK):
+            problem = f"{target.parent} is read-only"
+    except OSError as error:
+        problem = str(error)
+    if problem:
+        raise UserError(f"cannot write {target} ({problem}). Choose another --out.")
+
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write a file by renaming a finished one; missing folders are made."""

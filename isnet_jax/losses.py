@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 ForegroundLoss = Literal["l2", "hybrid"]
+BackgroundNorm = Literal["absolute", "signed", "none"]
 
 _MEAN_FLOOR = 1e-10
 _CAP = 1 - 1e-7
@@ -50,25 +51,33 @@ def background_loss(
     *,
     decay: float,
     scale: float,
+    norm: BackgroundNorm = "absolute",
 ) -> Float[Array, " batch"]:
     """How much relevance lies outside the mask, relative to the mean inside it.
 
-    `mu = sum |R| M / sum M`, `Q = |R| / mu * (1 - M)`, `g = GWRP(Q)` for each channel, and
-    `L1 = mean over k, c of -log(1 - g / (g + E))`, capped near 16. It does not change when the
-    relevance is scaled.
+    `Q = |R| / mu * (1 - M)`, `g = GWRP(Q)` for each channel, and
+    `L1 = mean over k, c of -log(1 - g / (g + E))`, capped near 16. Unless the norm is "none" it
+    does not change when the relevance is scaled.
 
     Args:
       relevance: heatmaps.
       mask: 1 on the foreground, 0 elsewhere.
       decay: d of GWRP.
       scale: E > 0: the ratio of background to foreground at which the loss is log 2.
+      norm: mu: "absolute", `sum |R| M / sum M`; "signed", `|sum R M| / sum M`; "none",
+        `1 / (C * H * W)`.
     """
-    inside, magnitude = _inside(mask), jnp.abs(_wide(relevance))
-    channels = relevance.shape[-1]
-    area = inside.sum((2, 3, 4)) * channels
-    mean = (magnitude * inside).sum((2, 3, 4)) / (area + _MEAN_FLOOR)
-    outside = magnitude / (mean + _MEAN_FLOOR)[:, :, None, None, None] * (1 - inside)
-    batch, k, height, width, _ = relevance.shape
+    inside, relevance = _inside(mask), _wide(relevance)
+    magnitude = jnp.abs(relevance)
+    batch, k, height, width, channels = relevance.shape
+    if norm == "none":
+        mean = jnp.full((batch, k), 1 / (height * width * channels), relevance.dtype)
+    else:
+        area = inside.sum((2, 3, 4)) * channels
+        summed = relevance if norm == "signed" else magnitude
+        total = jnp.abs((summed * inside).sum((2, 3, 4)))
+        mean = total / (area + _MEAN_FLOOR) + _MEAN_FLOOR
+    outside = magnitude / mean[:, :, None, None, None] * (1 - inside)
     pooled = gwrp(jnp.moveaxis(outside, -1, 2).reshape(batch, k, channels, height * width), decay)
     return -jnp.log1p(-jnp.minimum(pooled / (pooled + scale), _CAP)).mean((1, 2))
 
@@ -77,15 +86,19 @@ def foreground_loss(
     relevance: Float[Array, "batch k height width channels"],
     mask: Float[Array, "batch height width 1"],
     *,
-    bounds: tuple[float, float],
+    bounds: tuple[float, float] | Sequence[tuple[float, float]],
     form: ForegroundLoss = "l2",
 ) -> Float[Array, " batch"]:
     """Keeps the relevance inside the mask, `F = sum |R| M`, between C1 and C2.
 
     `(min(F/C1, 1) - 1)^2 + (max(F - C2, 0) / C1)^2`; the hybrid form goes on as
     `F - C1 - C2 + 1` beyond C1 + C2. Mean over k.
+
+    Args:
+      bounds: (C1, C2), or such a pair for each of the k.
     """
-    low, high = bounds
+    pairs = jnp.asarray(bounds, jnp.promote_types(relevance.dtype, jnp.float32)).reshape(-1, 2)
+    low, high = pairs.T
     total = (jnp.abs(_wide(relevance)) * _inside(mask)).sum((2, 3, 4))
     left = (jnp.minimum(total / low, 1) - 1) ** 2
     excess = jnp.maximum(total - high, 0) / low

@@ -1,4 +1,4 @@
-"""What several test files share: quick compilation, functions of parameters, finite differences."""
+"""What several test files share: functions of parameters, finite differences."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-
-
-def quick_jit(f: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit` for programs that run a few times: a third of the compile time."""
-    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def of_parameters(

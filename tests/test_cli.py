@@ -107,7 +107,7 @@ def test_objectives_options_of_several_types(options: tuple[str, ...], expected:
 
 def test_a_rule_for_the_first_layer_survives_as_a_default():
     assert isinstance(
-        comparison.ISNetConfig(box_rule=lrp.ZBox(0.0, 1.0)).composite().first, lrp.ZBox
+        comparison.ISNetConfig(box_rule=lrp.ZBox(0.0, 1.0)).composites()[0].first, lrp.ZBox
     )
 
 

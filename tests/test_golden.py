@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import of_parameters, quick_jit, relative_error
+from helpers import of_parameters, relative_error
 
 from isnet_jax import isnet_loss, models
 from isnet_jax.models.torch_names import to_torch_layout
@@ -58,7 +58,7 @@ def step(name: str) -> Step:
         if name == "resnet18_selective_bn-train":
             batch["image"] = break_tie(model, batch["image"])
         loss, parameters = of_parameters(model, lambda model: isnet_loss(model, batch, config))
-        run = quick_jit(jax.value_and_grad(loss, has_aux=True))
+        run = jax.jit(jax.value_and_grad(loss, has_aux=True))
         (value, aux), gradient = run(parameters)
         nnx.update(model, gradient)
         named = {

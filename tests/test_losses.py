@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import quick_jit
 
 from isnet_jax.losses import background_loss, foreground_loss, gwrp, pool_layers, shrink_mask
 
@@ -188,7 +187,7 @@ def test_gradients_against_central_differences(form):
         background = background_loss(relevance, mask, decay=0.8, scale=0.5)
         return (background + foreground_loss(relevance, mask, bounds=(4.0, 9.0), form=form)).sum()
 
-    step = quick_jit(jax.value_and_grad(total))
+    step = jax.jit(jax.value_and_grad(total))
     _, gradient = step(relevance)
     for seed in range(3):
         direction = random(*relevance.shape, seed=seed + 1)

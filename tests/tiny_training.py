@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from isnet_jax import ISNetConfig
+from isnet_jax import Classification, ISNetConfig
 from isnet_jax.data import Split
 from isnet_jax.training import ModelDescription, OptimiserConfig, Training, fit
 
@@ -24,7 +24,7 @@ CLASSES = ("a", "b", "c")
 SHAPE = (12, 12, 3)
 SMALL = ModelDescription("small", len(CLASSES), CLASSES, SHAPE)
 ISNET = Training(
-    isnet=ISNetConfig(variant="stochastic", batch_stats="constant"),
+    objective=ISNetConfig(variant="stochastic", batch_stats="constant"),
     optimiser=OptimiserConfig(),
     epochs=3,
     batch_size=8,
@@ -32,7 +32,12 @@ ISNET = Training(
     seed=3,
 )
 PLAIN = Training(
-    isnet=None, optimiser=OptimiserConfig(), epochs=2, batch_size=8, max_shift=0, seed=3
+    objective=Classification(),
+    optimiser=OptimiserConfig(),
+    epochs=2,
+    batch_size=8,
+    max_shift=0,
+    seed=3,
 )
 
 

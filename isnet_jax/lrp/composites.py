@@ -140,11 +140,14 @@ def ISNetBlock(epsilon: float = 1e-2, first: Rule | None = None) -> Composite:  
     winner, activations pass. A batch norm that does not follow a layer is LRP-0.
 
     Args:
-      epsilon: stabiliser of layers, sums and averages, each in units of its own output.
+      epsilon: stabiliser of layers, sums and averages, each in units of its own output; 0 is
+        LRP-0, the plain VJP of G, which divides by nothing.
       first: rule of the layers that read the input, such as `ZBox(0.0, 1.0)`.
 
     Source: Bassi, Dertkigil, Cavalli, Nature Communications 15:291, 2024.
     """
+    if epsilon == 0:
+        return Composite(first=first)
     return Composite(
         layer=Epsilon(epsilon, constant_bias=True),
         first=first,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from isnet_jax.models.layers import BatchNorm, Conv, Images, Linear, global_average, max_pool
@@ -38,7 +39,8 @@ class Compact(Network):
     """A plain CNN for 32x32 images that trains in minutes on two cores.
 
     Convolution 3x3, batch norm and ReLU for each width, a 2x2 max-pool before all but the first.
-    Stride-1 convolutions only: the input gradients of strided ones are slow on CPUs.
+    Stride-1 convolutions only: the input gradients of strided ones are slow on CPUs. The
+    max-pools' outputs are named "pool1", "pool2" and so on.
 
     Args:
       widths: channels of each convolution.
@@ -60,6 +62,7 @@ class Compact(Network):
         )
         self.norms = nnx.List([BatchNorm(width, rngs=rngs) for width in widths])
         self.fc = Linear(widths[-1], num_classes, rngs=rngs)
+        self.supervised_places = tuple(f"pool{n}" for n in range(1, len(widths)))
 
     @property
     def head(self) -> Linear:
@@ -68,6 +71,6 @@ class Compact(Network):
     def embed(self, x: Images) -> Float[Array, "batch features"]:
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             if number:
-                x = max_pool(x, 2)
+                x = checkpoint_name(max_pool(x, 2), f"pool{number}")
             x = nnx.relu(norm(conv(x)))
         return global_average(x)

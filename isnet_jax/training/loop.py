@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from isnet_jax.classification import Classification
+from isnet_jax.config import ISNetConfig
 from isnet_jax.data import Split, train_iterator
 from isnet_jax.errors import UserError
-from isnet_jax.objective import ISNetConfig
 from isnet_jax.training.checkpoint import Checkpoints, ModelDescription, write_description
 from isnet_jax.training.optimiser import OptimiserConfig
 from isnet_jax.training.step import (
@@ -37,7 +38,7 @@ class Training:
     """How one network is trained.
 
     Attributes:
-      isnet: the objective; None trains the plain classifier.
+      objective: an ISNet's, or the loss of a plain classifier.
       optimiser: see there.
       epochs: passes over the training split, at least 1.
       batch_size: samples a step, at least 1.
@@ -45,7 +46,7 @@ class Training:
       seed: decides weights, order, shifts and the stochastic choices; 0 to 2**32 - 1.
     """
 
-    isnet: ISNetConfig | None
+    objective: ISNetConfig | Classification
     optimiser: OptimiserConfig
     epochs: int
     batch_size: int
@@ -111,8 +112,8 @@ def fit(
     optimiser = training.optimiser.make(steps)
     model = description.create(training.seed)
     state = init_state(model, optimiser, jax.random.key(training.seed))
-    run_step = compile_step(make_step(model, objective(training.isnet), optimiser))
-    run_evaluation = compile_evaluation(model, objective(training.isnet))
+    run_step = compile_step(make_step(model, objective(training.objective), optimiser))
+    run_evaluation = compile_evaluation(model, objective(training.objective))
     history: list[Record] = []
     with Checkpoints(folder) as checkpoints:
         resumed = checkpoints.resume(state)

@@ -13,12 +13,15 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array
 
-from isnet_jax.objective import ISNetConfig, isnet_loss, plain_loss
+from isnet_jax.classification import Classification
+from isnet_jax.config import ISNetConfig
+from isnet_jax.objective import isnet_loss, plain_loss
 from isnet_jax.training.compilation import compiler_options
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, Array]
-Objective = Callable[[nnx.Module, Batch, Array], tuple[Array, dict[str, Array]]]
+Objective = Callable[[nnx.Module, Batch, Array, Array | None], tuple[Array, dict[str, Array]]]
+"""(model, batch, key, step or None in evaluation) -> loss, aux."""
 
 
 @jax.tree_util.register_dataclass
@@ -40,11 +43,17 @@ class TrainState:
     optimiser: optax.OptState
 
 
-def objective(config: ISNetConfig | None) -> Objective:
-    """The loss of an ISNet, or of the plain classifier for None."""
-    if config is None:
-        return lambda model, batch, key: plain_loss(model, batch)
-    return lambda model, batch, key: isnet_loss(model, batch, config, rng=key)
+def objective(config: ISNetConfig | Classification, axis_name: str | None = None) -> Objective:
+    """The loss of an ISNet, or of a plain classifier.
+
+    Args:
+      axis_name: the mapped axis over which batches are split.
+    """
+    if isinstance(config, Classification):
+        return lambda model, batch, key, step: plain_loss(model, batch, config, axis_name=axis_name)
+    return lambda model, batch, key, step: isnet_loss(
+        model, batch, config, rng=key, step=step, axis_name=axis_name
+    )
 
 
 def init_state(
@@ -67,27 +76,24 @@ def make_step(
 
     Args:
       model: its structure; its values come from the state.
-      objective: (model, batch, key) -> loss, aux with "logits".
+      objective: (model, batch, key, step) -> loss, aux. All devices get the same key.
       optimiser: as for `init_state`.
-      axis_name: average gradients, metrics and batch statistics over this mapped axis; each
-        device's share of the batch gets a key of its own.
+      axis_name: average gradients, metrics and batch statistics over this mapped axis.
 
     Returns:
-      `(state, batch) -> (state, metrics)`; metrics are scalars: loss, accuracy, gradient_norm and
-      the objective's own.
+      `(state, batch) -> (state, metrics)`; metrics are scalars: loss, gradient_norm and those of
+      the objective's aux.
     """
     model.train()
     graph, _, _ = nnx.split(model, nnx.Param, ...)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        if axis_name is not None:
-            key = jax.random.fold_in(key, lax.axis_index(axis_name))
 
         def loss_of(parameters):
             copy = nnx.merge(graph, parameters, state.rest, copy=True)
-            loss, aux = objective(copy, batch, key)
-            return loss, (nnx.state(copy, nnx.Not(nnx.Param)), _scalars(loss, aux, batch))
+            loss, aux = objective(copy, batch, key, state.step)
+            return loss, (nnx.state(copy, nnx.Not(nnx.Param)), _scalars(loss, aux))
 
         gradients, (rest, metrics) = jax.grad(loss_of, has_aux=True)(state.parameters)
         if axis_name is not None:
@@ -115,13 +121,11 @@ def compile_evaluation(
 
     def evaluate(state: TrainState, batch: Batch, key: Array) -> Metrics:
         copy = nnx.merge(graph, state.parameters, state.rest, copy=True)
-        loss, aux = objective(copy, batch, key)
-        return _scalars(loss, aux, batch)
+        loss, aux = objective(copy, batch, key, None)
+        return _scalars(loss, aux)
 
     return jax.jit(evaluate, compiler_options=compiler_options())
 
 
-def _scalars(loss: Array, aux: Mapping[str, Array], batch: Batch) -> Metrics:
-    correct = jnp.argmax(aux["logits"], 1) == batch["label"]
-    scalars = {name: value for name, value in aux.items() if jnp.ndim(value) == 0}
-    return {"loss": loss, "accuracy": correct.mean(), **scalars}
+def _scalars(loss: Array, aux: Mapping[str, Array]) -> Metrics:
+    return {"loss": loss, **{name: value for name, value in aux.items() if jnp.ndim(value) == 0}}

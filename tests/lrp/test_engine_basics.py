@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import small_copies
 from flax import nnx
-from helpers import quick_jit, relative_error
+from helpers import relative_error
 
 from isnet_jax import UserError, lrp
 from isnet_jax.lrp import _registry
@@ -117,7 +117,7 @@ def test_relevance_is_linear_in_the_seed():
 @pytest.mark.parametrize("rules", [FLEX, lrp.ISNetFlex(first=lrp.ZBox())], ids=["flex", "box"])
 def test_batch_mates_do_not_matter_in_eval_mode(rules):
     model = small_copies.own()
-    run = quick_jit(lambda x: lrp.relevance(model, x, target=1, rules=rules)[1])
+    run = jax.jit(lambda x: lrp.relevance(model, x, target=1, rules=rules)[1])
     x = golden_values.drawn_batch(2, 3, 8, 4)["image"]
     together, others = run(x), run(x.at[1:].set(x[1:][::-1] ** 2))
     np.testing.assert_allclose(together[0], others[0], rtol=1e-10, atol=1e-13)

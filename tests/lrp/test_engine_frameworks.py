@@ -9,7 +9,7 @@ import jax
 import pytest
 import small_copies
 from flax import nnx
-from helpers import quick_jit, relative_error
+from helpers import relative_error
 
 from isnet_jax import lrp
 
@@ -34,7 +34,7 @@ def images() -> jax.Array:
 
 
 def explained(network, rules):
-    return quick_jit(lambda x: lrp.relevance(network, x, target=2, rules=rules))(images())
+    return jax.jit(lambda x: lrp.relevance(network, x, target=2, rules=rules))(images())
 
 
 def own(train: bool):

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import quick_jit
 from jax import lax
 
 from isnet_jax.models import convolution
@@ -53,7 +52,7 @@ def derivatives(convolution, stride, padding):
 
         return first(x, kernel), jax.grad(of_the_gradients, (0, 1))(x, kernel)
 
-    return quick_jit(run)
+    return jax.jit(run)
 
 
 @pytest.mark.parametrize("product", [None, True], ids=["as chosen", "as product"])

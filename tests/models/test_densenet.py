@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import of_parameters, quick_jit
+from helpers import of_parameters
 
 from isnet_jax import ISNetConfig, isnet_loss, lrp
 from isnet_jax.models.densenet import DenseNet
@@ -41,7 +41,7 @@ def test_logits_and_running_statistics_are_those_of_norms_on_their_own(train):
         (model.train if train else model.eval)()
         graph, state = nnx.split(model)
 
-        @quick_jit
+        @jax.jit
         def run(state, x, graph=graph):
             copy = nnx.merge(graph, state, copy=True)
             return copy(x), nnx.to_pure_dict(nnx.state(copy, nnx.BatchStat))
@@ -63,7 +63,7 @@ def test_relevance_and_the_step_are_those_of_norms_on_their_own(statistics):
         model = network(remat=remat)
         model.train()
         loss, parameters = of_parameters(model, lambda model: isnet_loss(model, batch, config))
-        (value, aux), gradient = quick_jit(jax.value_and_grad(loss, has_aux=True))(parameters)
+        (value, aux), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(parameters)
         found.append((value, aux["heatmaps"], nnx.to_pure_dict(gradient)))
     assert_same(*found)
 

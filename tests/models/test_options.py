@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import quick_jit
 
 from isnet_jax import UserError, lrp, models
 from isnet_jax.models.densenet import DenseNet
@@ -77,7 +76,7 @@ def test_remat_computes_the_same():
     for remat in (False, True):
         model = TINY["vit"](remat=remat, rngs=nnx.Rngs(0))
         graph, state = nnx.split(model, nnx.Param)
-        loss = quick_jit(jax.grad(lambda s, graph=graph: nnx.merge(graph, s)(images()).sum()))
+        loss = jax.jit(jax.grad(lambda s, graph=graph: nnx.merge(graph, s)(images()).sum()))
         found.append(loss(state))
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_training import ISNET, PLAIN, SMALL, Silent, arrays, split, timeless
 
-from isnet_jax import UserError
+from isnet_jax import Classification, UserError
 from isnet_jax.training import (
     compile_evaluation,
     fit,
@@ -33,7 +33,7 @@ def test_a_whole_training_traces_its_step_once(tmp_path: Path, monkeypatch):
     # The counter counts: another shape is another trace.
     model = SMALL.create()
     optimiser = PLAIN.optimiser.make(2)
-    step = jax.jit(counted(model, objective(None), optimiser))
+    step = jax.jit(counted(model, objective(Classification()), optimiser))
     state = init_state(model, optimiser, jax.random.key(0))
     step(state, split(2).batch(slice(None)))
     with pytest.raises(AssertionError, match="traced"):
@@ -63,7 +63,7 @@ def test_the_host_waits_only_to_log(monkeypatch):
 
     model = SMALL.create()
     optimiser = PLAIN.optimiser.make(25)
-    step = jax.jit(make_step(model, objective(None), optimiser))
+    step = jax.jit(make_step(model, objective(Classification()), optimiser))
     state = init_state(model, optimiser, jax.random.key(0))
     batches = PLAIN.batches(split(24))
     state, _ = step(state, next(batches))
@@ -87,7 +87,7 @@ def test_the_host_waits_only_to_log(monkeypatch):
 def test_validation_counts_every_sample_once(count: int):
     model = SMALL.create()
     state = init_state(model, PLAIN.optimiser.make(1), jax.random.key(0))
-    evaluate = compile_evaluation(model, objective(None))
+    evaluate = compile_evaluation(model, objective(Classification()))
     samples = split(count)
     key = jax.random.key(0)
     one_by_one = [evaluate(state, samples.batch([i]), key)["loss"] for i in range(count)]

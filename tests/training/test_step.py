@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from tiny_training import ISNET, PLAIN, SMALL, split
 
-from isnet_jax import ISNetConfig, models
+from isnet_jax import Classification, ISNetConfig, models
 from isnet_jax.training import OptimiserConfig, compile_step, init_state, make_step, objective
 
 HERE = Path(__file__)
@@ -22,7 +22,7 @@ def test_a_step_updates_parameters_statistics_and_counters():
     model = SMALL.create()
     before = nnx.state(model)
     optimiser = ISNET.optimiser.make(10)
-    step = jax.jit(make_step(model, objective(ISNET.isnet), optimiser))
+    step = jax.jit(make_step(model, objective(ISNET.objective), optimiser))
     state = init_state(model, optimiser, jax.random.key(0))
     batch = split(8).batch(slice(None))
     first, metrics = step(state, batch)
@@ -31,7 +31,7 @@ def test_a_step_updates_parameters_statistics_and_counters():
     assert set(metrics) == {
         "loss", "accuracy", "classification", "heatmap", "nonfinite", "gradient_norm",
     }  # fmt: skip
-    weight = ISNET.isnet.heatmap_weight
+    weight = ISNET.objective.heatmap_weight
     expected = (1 - weight) * metrics["classification"] + weight * metrics["heatmap"]
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-6)
     for old, new in ((state.parameters, second.parameters), (state.rest, second.rest)):
@@ -41,7 +41,7 @@ def test_a_step_updates_parameters_statistics_and_counters():
 
 
 def test_each_step_draws_anew():
-    def drawing(model, batch, key):
+    def drawing(model, batch, key, step):
         logits = model(batch["image"].mean((1, 2)))
         return logits.sum(), {"logits": logits, "draw": jax.random.uniform(key)}
 
@@ -59,7 +59,7 @@ def test_each_step_draws_anew():
 def test_the_state_is_donated():
     model = SMALL.create()
     optimiser = PLAIN.optimiser.make(10)
-    step = compile_step(make_step(model, objective(None), optimiser))
+    step = compile_step(make_step(model, objective(Classification()), optimiser))
     state = init_state(model, optimiser, jax.random.key(0))
     step(state, split(8).batch(slice(None)))
     donated = jax.tree.leaves((state.parameters, state.rest, state.optimiser))
@@ -67,7 +67,7 @@ def test_the_state_is_donated():
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(nnx.state(model)))
 
 
-def flops(name: str, config: ISNetConfig | None, batch: int, side: int) -> float:
+def flops(name: str, config: ISNetConfig | Classification, batch: int, side: int) -> float:
     model = models.create(name, num_classes=10, rngs=nnx.Rngs(0))
     optimiser = OptimiserConfig().make(10)
     state = init_state(model, optimiser, jax.random.key(0))
@@ -87,15 +87,16 @@ def flops(name: str, config: ISNetConfig | None, batch: int, side: int) -> float
 )
 def test_an_isnet_step_costs_hardly_more_than_twice_the_plain_one(name, batch, side, limit):
     config = ISNetConfig(variant="stochastic", batch_stats="constant")
-    ratio = flops(name, config, batch, side) / flops(name, None, batch, side)
+    ratio = flops(name, config, batch, side) / flops(name, Classification(), batch, side)
     assert 1.5 < ratio <= limit
 
 
-def test_two_devices_do_what_one_does():
-    """In a process of its own: the number of devices is settled when JAX starts."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+@pytest.mark.parametrize("kind", ["plain", "isnet", "fraction"])
+def test_eight_devices_do_what_one_does(kind):
+    """Random choices included. In a process of its own: JAX settles its devices when it starts."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run(
-        [sys.executable, str(HERE.parents[1] / "two_devices.py")],
+        [sys.executable, str(HERE.parents[1] / "several_devices.py"), kind],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,117 @@
+"""The classification loss: one label a sample, or several."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Num
+
+from isnet_jax.errors import UserError, suggest
+
+Task = Literal["multiclass", "multilabel"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """The classification loss.
+
+    Attributes:
+      task: "multiclass": one class a sample, softmax and cross-entropy, labels (B,) ints;
+        "multilabel": any number of classes a sample, a sigmoid and binary cross-entropy for each,
+        labels (B, C) in [0, 1].
+      label_smoothing: in [0, 1): this share of each target is spread over all classes (of each
+        multi-label decision over yes and no).
+      class_weights: () or a positive weight for each class: of its samples, or of its multi-label
+        decisions. The loss is a weighted mean.
+    """
+
+    task: Task = "multiclass"
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        if self.task not in get_args(Task):
+            raise UserError("classification: " + suggest(str(self.task), get_args(Task), "task"))
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(
+                f"classification: label_smoothing is {self.label_smoothing}; expected in [0, 1)."
+            )
+        if not all(weight > 0 for weight in self.class_weights):
+            raise UserError(
+                f"classification: class_weights are {self.class_weights}; expected above 0."
+            )
+
+
+def classification_loss(
+    logits: Float[Array, "batch classes"],
+    labels: Num[Array, " batch"] | Num[Array, "batch classes"],
+    options: Classification,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """The batch's mean loss, in float32 or wider.
+
+    Args:
+      labels: see `Classification`.
+      axis_name: a mapped axis over which the batch is split: the mean of the devices' losses is
+        the loss of the whole batch, class weights included.
+
+    Raises:
+      UserError: class weights or labels that do not fit the logits.
+    """
+    _check(logits, labels, options)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    smoothing, classes = options.label_smoothing, logits.shape[1]
+    weights = jnp.asarray(options.class_weights or (1.0,) * classes, logits.dtype)
+    if options.task == "multilabel":
+        targets = (1 - smoothing) * labels + smoothing / 2
+        losses = optax.sigmoid_binary_cross_entropy(logits, targets)
+        return (losses * weights).mean() / weights.mean()
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, classes, dtype=logits.dtype), smoothing)
+    losses = optax.softmax_cross_entropy(logits, targets)
+    if not options.class_weights:
+        return losses.mean()
+    of_samples = weights[labels.astype(int)]
+    mean_weight = of_samples.mean()
+    if axis_name is not None:
+        mean_weight = lax.pmean(mean_weight, axis_name)
+    return (losses * of_samples).mean() / mean_weight
+
+
+def accuracy(
+    logits: Float[Array, "batch classes"],
+    labels: Num[Array, " batch"] | Num[Array, "batch classes"],
+) -> Float[Array, ""]:
+    """The share of samples whose highest logit is their class, or of right yes-or-no decisions."""
+    if labels.ndim == 2:
+        return ((logits > 0) == (labels > 0.5)).mean()
+    return (jnp.argmax(logits, 1) == labels).mean()
+
+
+def _check(logits: Array, labels: Array, options: Classification) -> None:
+    batch, classes = logits.shape
+    if options.class_weights and len(options.class_weights) != classes:
+        raise UserError(
+            f"classification: {len(options.class_weights)} class_weights for {classes} classes; "
+            "expected one for each."
+        )
+    if options.task == "multilabel":
+        if labels.shape != (batch, classes):
+            raise UserError(
+                f"classification: multi-label labels of shape {labels.shape}; expected "
+                f"{(batch, classes)}, 1 where the class is there."
+            )
+        return
+    if labels.shape != (batch,):
+        raise UserError(
+            f"classification: labels of shape {labels.shape}; expected {(batch,)}. For several "
+            'labels a sample use Classification(task="multilabel").'
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise UserError(
+            f"classification: the labels are {labels.dtype}; expected class numbers (ints)."
+        )
