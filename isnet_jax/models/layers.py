@@ -109,7 +109,7 @@ class BatchNorm(nnx.Module):
             self._track(self.mean, mean)
             self._track(self.var, variance * (size / max(size - 1, 1)))
         factor = self.scale[...] * lax.rsqrt(variance + self.epsilon)
-        return (x * factor + (self.bias[...] - mean * factor)).astype(x.dtype)
+        return ((x - mean) * factor + self.bias[...]).astype(x.dtype)
 
     def measure(self, x: Float[Array, "*batch channels"]) -> Moments:
         """The moments of maps that are the last channels of what this norm reads."""
