@@ -50,6 +50,7 @@ class VGG(Network):
     The max-pools' outputs are named "pool1" to "pool5".
 
     Args:
+      hidden: width of the first two dense layers.
       dropout: before each of the last two dense layers.
       remat: compute the inner values of each stage again for the gradient: slower, less memory.
       shared: other options of every `Network`.
@@ -63,6 +64,7 @@ class VGG(Network):
         *,
         depths: Sequence[int],
         batch_norm: bool = False,
+        hidden: int = 4096,
         dropout: float = 0.5,
         remat: bool = False,
         rngs: nnx.Rngs,
@@ -85,13 +87,13 @@ class VGG(Network):
         self.features = nnx.List(layers)
         self.classifier = nnx.List(
             [
-                Linear(channels * 7 * 7, 4096, rngs=rngs),
+                Linear(channels * 7 * 7, hidden, rngs=rngs),
                 Relu(),
                 nnx.Dropout(dropout, rngs=rngs) if dropout else Identity(),
-                Linear(4096, 4096, rngs=rngs),
+                Linear(hidden, hidden, rngs=rngs),
                 Relu(),
                 Identity(),
-                Linear(4096, num_classes, rngs=rngs),
+                Linear(hidden, num_classes, rngs=rngs),
             ]
         )
 

@@ -12,6 +12,7 @@ from flax import nnx
 from isnet_jax import ISNetConfig, lrp, models
 from isnet_jax.models.densenet import DenseNet
 from isnet_jax.models.resnet import BasicBlock, Bottleneck, ResNet
+from isnet_jax.models.vgg import VGG
 from isnet_jax.models.vit import VisionTransformer
 from isnet_jax.training import init_state, make_step
 from isnet_jax.training.step import objective
@@ -23,6 +24,7 @@ FAMILIES = {
     "basic": lambda **o: ResNet(3, block=BasicBlock, blocks=(1, 1, 1, 1), **o),
     "bottleneck": lambda **o: ResNet(3, block=Bottleneck, blocks=(1, 1, 1, 1), **o),
     "densenet": lambda **o: DenseNet(3, depths=(2, 2), growth=4, stem=4, **o),
+    "vgg": lambda **o: VGG(3, depths=(1, 1, 1, 1, 1), batch_norm=True, hidden=16, **o),
     "vit": lambda **o: VisionTransformer(3, width=8, depth=2, heads=2, image_size=32, **o),
     "compact": lambda **o: models.create("compact", num_classes=3, **o),
 }

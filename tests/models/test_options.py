@@ -17,7 +17,7 @@ from isnet_jax.models.vit import VisionTransformer
 TINY = {
     "resnet": lambda **o: ResNet(3, block=BasicBlock, blocks=(1, 1, 1, 1), **o),
     "densenet": lambda **o: DenseNet(3, depths=(2, 2), growth=4, stem=4, **o),
-    "vgg": lambda **o: VGG(3, depths=(1, 1, 1, 1, 1), batch_norm=True, **o),
+    "vgg": lambda **o: VGG(3, depths=(1, 1, 1, 1, 1), batch_norm=True, hidden=16, **o),
     "vit": lambda **o: VisionTransformer(3, width=8, depth=2, heads=2, patch=8, image_size=32, **o),
 }
 X = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
