@@ -30,7 +30,7 @@ class Benchmark:
     """Time relevance against the input gradient.
 
     Attributes:
-      network: one of models.names().
+      network: one of models.list().
       batch: images a call.
       size: side of the images in pixels.
       repeats: timed calls of each.

@@ -1,4 +1,4 @@
-"""The command line: `isnet-jax train | evaluate | explain | calibrate`."""
+"""The command line: `isnet-jax train | evaluate | explain | inspect | calibrate`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ commands:
                         background gives the class away; writes report.html
   train own-data        train an ISNet on data that `prepare` has made
   evaluate              judge the networks of a run on its test sets again
-  explain               draw the heatmap of a network for an image file
+  explain               draw the heatmaps of a network for image files
+  inspect               print what LRP sees in a network
   calibrate biased-digits
                         measure the natural range of relevance, for train
 
@@ -48,25 +49,6 @@ class Evaluate:
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/biased-digits")
     data_dir: Path = Path("datasets")
-
-
-@dataclasses.dataclass(frozen=True)
-class Explain:
-    """Draw where a network's relevance lies in an image.
-
-    Attributes:
-      image: image file of the network's image size, in colour or grey.
-      checkpoint: a network's folder in a run, such as runs/biased-digits/isnet.
-      target: class to explain, by name or number; the predicted class if left out.
-      architecture: refuse a checkpoint of any other architecture.
-      out: the picture to write.
-    """
-
-    image: Annotated[Path, tyro.conf.Positional]
-    checkpoint: Path = Path("runs/biased-digits/isnet")
-    target: str | None = None
-    architecture: str | None = None
-    out: Path = Path("heatmap.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -97,6 +79,7 @@ def _dispatch(arguments: list[str], console: Console) -> None:
         "train": _train,
         "evaluate": _evaluate,
         "explain": _explain,
+        "inspect": _inspect,
         "calibrate": _calibrate,
     }
     if command not in commands:
@@ -206,14 +189,16 @@ def _evaluate(arguments: list[str], console: Console) -> None:
 
 
 def _explain(arguments: list[str], console: Console) -> None:
-    options = _parse(Explain, arguments, "isnet-jax explain")
-    from isnet_jax import explanation
+    from isnet_jax import explain_job
 
     _cache_compilations()
-    found = explanation.explain_file(
-        options.image, options.checkpoint, options.target, options.architecture, options.out
-    )
-    console.print(found, highlight=False, soft_wrap=True)
+    explain_job.run(_parse(explain_job.Explain, arguments, "isnet-jax explain"), console)
+
+
+def _inspect(arguments: list[str], console: Console) -> None:
+    from isnet_jax import inspect_job
+
+    inspect_job.run(_parse(inspect_job.Inspect, arguments, "isnet-jax inspect"), console)
 
 
 def _parse(

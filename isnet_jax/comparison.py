@@ -72,8 +72,8 @@ class BiasedDigitsJob:
     seed: int = 0
 
     def __post_init__(self):
-        if self.model not in models.names():
-            raise UserError(suggest(self.model, models.names(), what="model"))
+        if self.model not in models.list():
+            raise UserError(suggest(self.model, models.list(), what="model"))
         for network in NETWORKS:
             self.training(network)  # Checks the options.
 

@@ -22,7 +22,7 @@ PARTS = {
     "files": {"errors"},
     "lrp": {"errors"},
     "losses": {"errors"},
-    "models": {"errors"},
+    "models": FOUNDATIONS,
     "data": FOUNDATIONS,
     "visualize": FOUNDATIONS,
     "classification": {"errors"},

@@ -15,7 +15,7 @@ from flax import nnx
 from helpers import of_parameters, relative_error
 
 from isnet_jax import isnet_loss, models
-from isnet_jax.models.torch_weights import to_torch_layout
+from isnet_jax.models.torch_names import to_torch_layout
 
 SMALL = [
     *(

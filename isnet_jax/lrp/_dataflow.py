@@ -129,7 +129,7 @@ class Dataflow:
                 return []
             if producer.name == "reduce_sum":
                 found.append(producer)
-            elif producer.name in _facts.ELEMENTWISE | _facts.SHAPING | _facts.REDUCTIONS:
+            elif producer.name in _facts.TRAVELLING | _facts.REDUCTIONS:
                 stack.extend(variables(producer.inputs))
             else:
                 return []
@@ -139,7 +139,10 @@ class Dataflow:
         return self.elementwise_ancestors(op.inputs[0] for op in reductions)
 
     def elementwise_ancestors(self, operands: Iterable[Operand]) -> set[Variable]:
-        """The operands and the depending values they are elementwise functions of."""
+        """The operands and the depending values they are elementwise functions of.
+
+        A concatenation counts as elementwise in its parts: their statistics may come from there.
+        """
         found: set[Variable] = set()
         stack = [v for v in variables(operands) if v in self.depending]
         while stack:
@@ -148,7 +151,7 @@ class Dataflow:
                 continue
             found.add(variable)
             producer = self.producer.get(variable)
-            if producer is not None and producer.name in _facts.ELEMENTWISE:
+            if producer is not None and producer.name in _facts.ELEMENTWISE | {"concatenate"}:
                 stack.extend(self._depending_inputs(producer))
         return found
 
@@ -166,7 +169,7 @@ class Dataflow:
                     others = [v for v in variables(operation.inputs) if v != variable]
                     if self.elementwise_ancestors(others) & reduced_from:
                         return True
-                if operation.name in _facts.ELEMENTWISE | _facts.SHAPING:
+                if operation.name in _facts.TRAVELLING:
                     stack.extend(operation.outputs)
         return False
 

@@ -58,8 +58,11 @@ ELEMENTWISE = (
     )
 )
 
-# Along which a batch or layer norm's statistic travels between its reduction and its use.
 SHAPING = frozenset({"reshape", "broadcast_in_dim", "squeeze", "expand_dims", "transpose"})
+
+# Along which a norm's statistic travels between its reduction and its use; the statistics of
+# concatenated maps are concatenations.
+TRAVELLING = ELEMENTWISE | SHAPING | {"concatenate"}
 
 REDUCTIONS = frozenset({"reduce_sum", "psum", "psum_invariant", "pmean"})
 

@@ -1,68 +1,22 @@
 """Classifiers in Flax NNX: images (B, H, W, C) in [0, 1] to logits (B, classes)."""
 
-from __future__ import annotations
-
-import functools
-from collections.abc import Callable
-from typing import Any
-
-from flax import nnx
-
-from isnet_jax.errors import UserError, suggest
 from isnet_jax.models.convolution import convolve
-from isnet_jax.models.densenet import DenseNet
-from isnet_jax.models.resnet import BasicBlock, Bottleneck, ResNet
-from isnet_jax.models.small import Compact, Small
-from isnet_jax.models.torch_weights import load_torch, torch_names
-from isnet_jax.models.vgg import DEPTHS, VGG
-from isnet_jax.models.vit import VisionTransformer
+from isnet_jax.models.network import NORMALISATIONS, Network
+from isnet_jax.models.registry import create, list
+from isnet_jax.models.torch_names import torch_names
+from isnet_jax.models.torch_weights import load_torch, number_of_classes
+from isnet_jax.models.weight_files import load_weights, read_weights, save_weights
 
-_MODELS: dict[str, Callable[..., nnx.Module]] = {
-    "small": Small,
-    "compact": Compact,
-    "resnet18": functools.partial(ResNet, block=BasicBlock, blocks=(2, 2, 2, 2)),
-    "resnet34": functools.partial(ResNet, block=BasicBlock, blocks=(3, 4, 6, 3)),
-    "resnet50": functools.partial(ResNet, block=Bottleneck, blocks=(3, 4, 6, 3)),
-    "resnet101": functools.partial(ResNet, block=Bottleneck, blocks=(3, 4, 23, 3)),
-    "resnet152": functools.partial(ResNet, block=Bottleneck, blocks=(3, 8, 36, 3)),
-    **{
-        f"vgg{depth}{suffix}": functools.partial(VGG, depths=depths, batch_norm=bool(suffix))
-        for depth, depths in DEPTHS.items()
-        for suffix in ("", "_bn")
-    },
-    "densenet121": functools.partial(DenseNet, depths=(6, 12, 24, 16)),
-    "densenet161": functools.partial(DenseNet, depths=(6, 12, 36, 24), growth=48, stem=96),
-    "densenet169": functools.partial(DenseNet, depths=(6, 12, 32, 32)),
-    "densenet201": functools.partial(DenseNet, depths=(6, 12, 48, 32)),
-    "densenet264": functools.partial(DenseNet, depths=(6, 12, 64, 48)),
-    "vit_s_16": functools.partial(VisionTransformer, width=384, depth=12, heads=6),
-    "vit_b_16": functools.partial(VisionTransformer, width=768, depth=12, heads=12),
-    "vit_l_16": functools.partial(VisionTransformer, width=1024, depth=24, heads=16),
-}
-
-
-def create(name: str, *, num_classes: int, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
-    """A freshly initialised network in train mode.
-
-    Args:
-      name: one of `names()`.
-      num_classes: at least 1.
-      rngs: `nnx.Rngs(seed)`; its "params" stream draws the weights.
-      options: of the network's class, such as `in_channels=1`.
-
-    Raises:
-      UserError: an unknown name (the nearest one is suggested) or num_classes below 1.
-    """
-    if name not in _MODELS:
-        raise UserError(suggest(name, _MODELS, what="model"))
-    if num_classes < 1:
-        raise UserError(f"models.create: num_classes is {num_classes}; expected at least 1.")
-    return _MODELS[name](num_classes, rngs=rngs, **options)
-
-
-def names() -> tuple[str, ...]:
-    """The networks that `create` knows."""
-    return tuple(sorted(_MODELS))
-
-
-__all__ = ["convolve", "create", "load_torch", "names", "torch_names"]
+__all__ = [
+    "NORMALISATIONS",
+    "Network",
+    "convolve",
+    "create",
+    "list",
+    "load_torch",
+    "load_weights",
+    "number_of_classes",
+    "read_weights",
+    "save_weights",
+    "torch_names",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -15,10 +16,33 @@ from isnet_jax.models.layers import (
     Images,
     Linear,
     Maps,
+    Moments,
     average_pool,
     global_average,
     max_pool,
 )
+from isnet_jax.models.network import Network, rematerialised
+
+
+class Features(NamedTuple):
+    """Maps that several batch norms read, with their moments (None: each norm measures itself).
+
+    A map's moments are the same for all its readers, so they are computed once, when it is made.
+    """
+
+    maps: Maps
+    moments: Moments | None
+
+    def beside(self, other: Features) -> Features:
+        moments = None
+        if self.moments is not None and other.moments is not None:
+            moments = self.moments.beside(other.moments)
+        return Features(jnp.concatenate([self.maps, other.maps], -1), moments)
+
+
+def features_for(norm: BatchNorm, maps: Maps) -> Features:
+    """Maps that are the last channels of what `norm` and others after it read."""
+    return Features(maps, None if norm.use_running_average else norm.measure(maps))
 
 
 class DenseLayer(nnx.Module):
@@ -30,24 +54,37 @@ class DenseLayer(nnx.Module):
         self.norm2 = BatchNorm(4 * growth, rngs=rngs)
         self.conv2 = Conv(4 * growth, growth, 3, rngs=rngs)
 
-    def __call__(self, x: Images) -> Maps:
-        x = self.conv1(nnx.relu(self.norm1(x)))
+    def __call__(self, features: Features) -> Maps:
+        x = self.conv1(nnx.relu(self.norm1(*features)))
         return self.conv2(nnx.relu(self.norm2(x)))
 
 
 class DenseBlock(nnx.Module):
     """Layers that each read the concatenation of all maps before them."""
 
-    def __init__(self, in_channels: int, depth: int, growth: int, *, rngs: nnx.Rngs):
-        self.depth = depth
+    def __init__(self, in_channels: int, depth: int, growth: int, *, remat: bool, rngs: nnx.Rngs):
+        self.depth, self.remat = depth, remat
         for number in range(depth):
             layer = DenseLayer(in_channels + number * growth, growth, rngs=rngs)
             setattr(self, f"denselayer{number + 1}", layer)
 
-    def __call__(self, x: Images) -> Maps:
-        for number in range(1, self.depth + 1):
-            x = jnp.concatenate([x, getattr(self, f"denselayer{number}")(x)], -1)
-        return x
+    def __call__(self, x: Maps, last: BatchNorm) -> Features:
+        """What `last`, the norm after the block, reads."""
+        layers = [getattr(self, f"denselayer{number}") for number in range(1, self.depth + 1)]
+        if self.remat:
+            parts = (x,)
+            for layer in layers:
+                parts = (*parts, rematerialised(_read_parts, layer, parts))
+            return Features(jnp.concatenate(parts, -1), None)
+        norms = [*(layer.norm1 for layer in layers), last]
+        features = features_for(norms[0], x)
+        for layer, norm in zip(layers, norms[1:], strict=True):
+            features = features.beside(features_for(norm, layer(features)))
+        return features
+
+
+def _read_parts(layer: DenseLayer, parts: tuple[Array, ...]) -> Array:
+    return layer(Features(jnp.concatenate(parts, -1), None))
 
 
 class Transition(nnx.Module):
@@ -61,8 +98,8 @@ class Transition(nnx.Module):
         self.extra_relu = extra_relu
         self.name = name
 
-    def __call__(self, x: Images) -> Maps:
-        x = checkpoint_name(nnx.relu(self.norm(x)), self.name)
+    def __call__(self, features: Features) -> Maps:
+        x = checkpoint_name(nnx.relu(self.norm(*features)), self.name)
         x = self.conv(x)
         return average_pool(nnx.relu(x) if self.extra_relu else x, 2)
 
@@ -70,12 +107,13 @@ class Transition(nnx.Module):
 class _Features(nnx.Module):
     def __init__(
         self,
+        in_channels: int,
         *,
         stem: int,
         growth: int,
         depths: Sequence[int],
         transition_relu: bool,
-        in_channels: int,
+        remat: bool,
         rngs: nnx.Rngs,
     ):
         self.blocks = len(depths)
@@ -83,7 +121,8 @@ class _Features(nnx.Module):
         self.norm0 = BatchNorm(stem, rngs=rngs)
         channels = stem
         for number, depth in enumerate(depths, start=1):
-            setattr(self, f"denseblock{number}", DenseBlock(channels, depth, growth, rngs=rngs))
+            block = DenseBlock(channels, depth, growth, remat=remat, rngs=rngs)
+            setattr(self, f"denseblock{number}", block)
             channels += depth * growth
             if number < len(depths):
                 transition = Transition(
@@ -100,14 +139,14 @@ class _Features(nnx.Module):
 
     def __call__(self, x: Images) -> Maps:
         x = max_pool(nnx.relu(self.norm0(self.conv0(x))), 3, stride=2, padding=1)
-        for number in range(1, self.blocks + 1):
-            x = getattr(self, f"denseblock{number}")(x)
-            if number < self.blocks:
-                x = getattr(self, f"transition{number}")(x)
-        return checkpoint_name(nnx.relu(self.norm5(x)), "last")
+        for number in range(1, self.blocks):
+            transition = getattr(self, f"transition{number}")
+            x = transition(getattr(self, f"denseblock{number}")(x, transition.norm))
+        features = getattr(self, f"denseblock{self.blocks}")(x, self.norm5)
+        return checkpoint_name(nnx.relu(self.norm5(*features)), "last")
 
 
-class DenseNet(nnx.Module):
+class DenseNet(Network):
     """A stem, four dense blocks with transitions between them, global average, a dense head.
 
     The outputs of the transitions' first ReLUs and of the last ReLU are named "transition1" to
@@ -115,6 +154,9 @@ class DenseNet(nnx.Module):
 
     Args:
       transition_relu: the papers' networks have a ReLU more in each transition, torchvision's not.
+      remat: compute the inner values of each dense layer again for the gradient, concatenations
+        and statistics included: slower, memory grows with the depth and not its square.
+      shared: options of every `Network`.
     """
 
     supervised_places = ("transition1", "transition2", "transition3", "last")
@@ -127,18 +169,25 @@ class DenseNet(nnx.Module):
         growth: int = 32,
         stem: int = 64,
         transition_relu: bool = False,
-        in_channels: int = 3,
+        remat: bool = False,
         rngs: nnx.Rngs,
+        **shared: Any,
     ):
+        super().__init__(rngs=rngs, **shared)
         self.features = _Features(
+            self.in_channels,
             stem=stem,
             growth=growth,
             depths=depths,
             transition_relu=transition_relu,
-            in_channels=in_channels,
+            remat=remat,
             rngs=rngs,
         )
         self.classifier = Linear(self.features.channels, num_classes, rngs=rngs)
 
-    def __call__(self, x: Images) -> Float[Array, "batch classes"]:
-        return self.classifier(global_average(self.features(x)))
+    @property
+    def head(self) -> Linear:
+        return self.classifier
+
+    def embed(self, x: Images) -> Float[Array, "batch features"]:
+        return global_average(self.features(x))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -11,13 +13,14 @@ from jaxtyping import Array, Float
 from isnet_jax.models.convolution import convolve
 
 _KERNEL_INIT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+_DENSE_INIT = nnx.initializers.lecun_normal()
 
 Images = Float[Array, "batch height width channels"]
 Maps = Float[Array, "batch new_height new_width features"]
 
 
 class Conv(nnx.Module):
-    """A square convolution with zero padding; kernel (k, k, in, out)."""
+    """A square convolution with zero padding, in its input's dtype; kernel (k, k, in, out)."""
 
     def __init__(
         self,
@@ -37,15 +40,48 @@ class Conv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_features)) if use_bias else None
 
     def __call__(self, x: Images) -> Maps:
-        x = convolve(x, self.kernel[...], stride=self.stride, padding=self.padding)
-        return x if self.bias is None else x + self.bias[...]
+        kernel = self.kernel[...].astype(x.dtype)
+        y = convolve(x, kernel, stride=self.stride, padding=self.padding)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class Linear(nnx.Module):
+    """A dense layer, in its input's dtype; kernel (in, out)."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(_DENSE_INIT(rngs.params(), (in_features, out_features)))
+        self.bias = nnx.Param(jnp.zeros(out_features))
+
+    def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch new_features"]:
+        return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+
+
+class Identity(nnx.Module):
+    """Nothing, where torchvision's numbering has a dropout."""
+
+    def __call__(self, x: Array) -> Array:
+        return x
+
+
+class Moments(NamedTuple):
+    """Mean and biased variance of each channel, and the number of values behind them."""
+
+    mean: Float[Array, " channels"]
+    variance: Float[Array, " channels"]
+    size: int
+
+    def beside(self, other: Moments) -> Moments:
+        """The moments of the concatenation of both maps' channels."""
+        mean = jnp.concatenate([self.mean, other.mean])
+        return Moments(mean, jnp.concatenate([self.variance, other.variance]), self.size)
 
 
 class BatchNorm(nnx.Module):
     """Batch norm over all axes but the last, with PyTorch's conventions.
 
     Normalises with the biased variance of the batch, or with running statistics in eval mode;
-    the running variance is the unbiased one: `running = 0.9 * running + 0.1 * batch`.
+    the running variance is the unbiased one: `running = 0.9 * running + 0.1 * batch`. Statistics
+    and the affine map are in float32 or wider, the result in the input's dtype.
 
     Args:
       axis_name: also average the statistics over this mapped axis.
@@ -62,38 +98,42 @@ class BatchNorm(nnx.Module):
         self.axis_name = axis_name
         self.use_running_average = False
 
-    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
+    def __call__(
+        self, x: Float[Array, "*batch channels"], moments: Moments | None = None
+    ) -> Float[Array, "*batch channels"]:
+        """Normalise `x`; in train mode by `moments`, measured here if they are not given."""
         if self.use_running_average:
             mean, variance = self.mean[...], self.var[...]
         else:
-            mean, variance = self._batch_statistics(x)
+            mean, variance, size = self.measure(x) if moments is None else moments
+            self._track(self.mean, mean)
+            self._track(self.var, variance * (size / max(size - 1, 1)))
         factor = self.scale[...] * lax.rsqrt(variance + self.epsilon)
-        return (x - mean) * factor + self.bias[...]
+        return ((x - mean) * factor + self.bias[...]).astype(x.dtype)
 
-    def _batch_statistics(self, x: Array) -> tuple[Array, Array]:
+    def measure(self, x: Float[Array, "*batch channels"]) -> Moments:
+        """The moments of maps that are the last channels of what this norm reads."""
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         # The shift keeps the one-pass variance from cancelling; its value is free to choose.
-        shift = lax.stop_gradient(self.mean[...])
+        shift = lax.stop_gradient(self.mean[...][-x.shape[-1] :])
         axes = tuple(range(x.ndim - 1))
         shifted = x - shift
         first, second = shifted.mean(axes), (shifted * shifted).mean(axes)
-        count = x.size // x.shape[-1]
+        size = x.size // x.shape[-1]
         if self.axis_name is not None:
             first, second = lax.pmean((first, second), self.axis_name)
-            count = count * lax.axis_size(self.axis_name)
-        mean, variance = shift + first, jnp.maximum(second - first * first, 0)
-        unbiased = variance * (count / max(count - 1, 1))
-        self._track(self.mean, mean)
-        self._track(self.var, unbiased)
-        return mean, variance
+            size = size * lax.axis_size(self.axis_name)
+        spread = second - first * first
+        return Moments(shift + first, jnp.where(spread < 0, 0, spread), size)
 
     def _track(self, running: nnx.Variable, value: Array) -> None:
         old = running[...]
         new = self.momentum * old + (1 - self.momentum) * lax.stop_gradient(value)
-        running[...] = new.astype(old.dtype)
+        running.set_value(new.astype(old.dtype))
 
 
 class LayerNorm(nnx.Module):
-    """Layer norm over the last axis."""
+    """Layer norm over the last axis, in float32 or wider; the result in the input's dtype."""
 
     def __init__(self, features: int, *, epsilon: float = 1e-6, rngs: nnx.Rngs):
         del rngs
@@ -102,13 +142,11 @@ class LayerNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
-        centred = x - x.mean(-1, keepdims=True)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        centred = wide - wide.mean(-1, keepdims=True)
         variance = (centred * centred).mean(-1, keepdims=True)
-        return centred * lax.rsqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]
-
-
-class Linear(nnx.Linear):
-    """A dense layer; kernel (in, out)."""
+        normal = centred * lax.rsqrt(variance + self.epsilon)
+        return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
 def max_pool(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
@@ -17,29 +18,46 @@ from isnet_jax.models.layers import (
     global_average,
     max_pool,
 )
+from isnet_jax.models.network import Network, rematerialised
 
 
-class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+class _Block(nnx.Module):
+    """Layers beside a shortcut: the identity, or a 1x1 convolution where that does not fit."""
 
     expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int, rngs: nnx.Rngs):
+        projection: list[nnx.Module] = []
+        if stride != 1 or in_channels != channels:
+            projection.append(Conv(in_channels, channels, 1, stride=stride, rngs=rngs))
+            projection.append(BatchNorm(channels, rngs=rngs))
+        self.downsample = nnx.List(projection)
+
+    def residual(self, x: Images) -> Maps:
+        raise NotImplementedError
+
+    def __call__(self, x: Images) -> Maps:
+        shortcut = x
+        for layer in self.downsample:
+            shortcut = layer(shortcut)
+        return nnx.relu(self.residual(x) + shortcut)
+
+
+class BasicBlock(_Block):
+    """Two 3x3 convolutions beside a shortcut."""
 
     def __init__(self, in_channels: int, channels: int, *, stride: int, rngs: nnx.Rngs):
         self.conv1 = Conv(in_channels, channels, 3, stride=stride, rngs=rngs)
         self.bn1 = BatchNorm(channels, rngs=rngs)
         self.conv2 = Conv(channels, channels, 3, rngs=rngs)
         self.bn2 = BatchNorm(channels, rngs=rngs)
-        self.downsample = _projection(in_channels, channels, stride, rngs)
+        super().__init__(in_channels, channels, stride, rngs)
 
-    def __call__(self, x: Images) -> Maps:
-        shortcut = x
-        for layer in self.downsample:
-            shortcut = layer(shortcut)
-        x = nnx.relu(self.bn1(self.conv1(x)))
-        return nnx.relu(self.bn2(self.conv2(x)) + shortcut)
+    def residual(self, x: Images) -> Maps:
+        return self.bn2(self.conv2(nnx.relu(self.bn1(self.conv1(x)))))
 
 
-class Bottleneck(nnx.Module):
+class Bottleneck(_Block):
     """A 3x3 convolution between two 1x1 ones beside a shortcut; the stride is at the 3x3."""
 
     expansion = 4
@@ -52,33 +70,21 @@ class Bottleneck(nnx.Module):
         self.bn2 = BatchNorm(width, rngs=rngs)
         self.conv3 = Conv(width, channels, 1, rngs=rngs)
         self.bn3 = BatchNorm(channels, rngs=rngs)
-        self.downsample = _projection(in_channels, channels, stride, rngs)
+        super().__init__(in_channels, channels, stride, rngs)
 
-    def __call__(self, x: Images) -> Maps:
-        shortcut = x
-        for layer in self.downsample:
-            shortcut = layer(shortcut)
+    def residual(self, x: Images) -> Maps:
         x = nnx.relu(self.bn1(self.conv1(x)))
-        x = nnx.relu(self.bn2(self.conv2(x)))
-        return nnx.relu(self.bn3(self.conv3(x)) + shortcut)
+        return self.bn3(self.conv3(nnx.relu(self.bn2(self.conv2(x)))))
 
 
-def _projection(in_channels: int, channels: int, stride: int, rngs: nnx.Rngs) -> nnx.List:
-    """What a shortcut needs to fit its block's output: nothing, or a 1x1 convolution and norm."""
-    if stride == 1 and in_channels == channels:
-        return nnx.List([])
-    return nnx.List(
-        [
-            Conv(in_channels, channels, 1, stride=stride, rngs=rngs),
-            BatchNorm(channels, rngs=rngs),
-        ]
-    )
-
-
-class ResNet(nnx.Module):
+class ResNet(Network):
     """A stem, four stages of blocks, global average, a dense head.
 
     The stages' outputs are named "stage1" to "stage4" for `lrp.vjp(..., taps=...)`.
+
+    Args:
+      remat: compute the inner values of each block again for the gradient: slower, less memory.
+      shared: options of every `Network`.
     """
 
     supervised_places = ("stage1", "stage2", "stage3", "stage4")
@@ -89,10 +95,13 @@ class ResNet(nnx.Module):
         *,
         block: type[BasicBlock] | type[Bottleneck],
         blocks: Sequence[int],
-        in_channels: int = 3,
+        remat: bool = False,
         rngs: nnx.Rngs,
+        **shared: Any,
     ):
-        self.conv1 = Conv(in_channels, 64, 7, stride=2, rngs=rngs)
+        super().__init__(rngs=rngs, **shared)
+        self.remat = remat
+        self.conv1 = Conv(self.in_channels, 64, 7, stride=2, rngs=rngs)
         self.bn1 = BatchNorm(64, rngs=rngs)
         channels = 64
         for stage, count in enumerate(blocks):
@@ -105,10 +114,14 @@ class ResNet(nnx.Module):
             setattr(self, f"layer{stage + 1}", nnx.List(made))
         self.fc = Linear(channels, num_classes, rngs=rngs)
 
-    def __call__(self, x: Images) -> Float[Array, "batch classes"]:
+    @property
+    def head(self) -> Linear:
+        return self.fc
+
+    def embed(self, x: Images) -> Float[Array, "batch features"]:
         x = max_pool(nnx.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
         for number in (1, 2, 3, 4):
             for block in getattr(self, f"layer{number}"):
-                x = block(x)
+                x = rematerialised(type(block).__call__, block, x) if self.remat else block(x)
             x = checkpoint_name(x, f"stage{number}")
-        return self.fc(global_average(x))
+        return global_average(x)

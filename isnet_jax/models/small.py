@@ -3,38 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from isnet_jax.models.layers import BatchNorm, Conv, Images, Linear, global_average, max_pool
+from isnet_jax.models.network import Network
 
 
-class Small(nnx.Module):
+class Small(Network):
     """Three convolutions with a residual sum; for tests (tests/golden)."""
 
-    def __init__(self, num_classes: int, *, in_channels: int = 3, rngs: nnx.Rngs):
-        self.conv1 = Conv(in_channels, 8, 3, use_bias=True, rngs=rngs)
+    def __init__(self, num_classes: int, *, rngs: nnx.Rngs, **shared: Any):
+        super().__init__(rngs=rngs, **shared)
+        self.conv1 = Conv(self.in_channels, 8, 3, use_bias=True, rngs=rngs)
         self.bn1 = BatchNorm(8, rngs=rngs)
         self.conv2 = Conv(8, 8, 3, use_bias=True, rngs=rngs)
         self.bn2 = BatchNorm(8, rngs=rngs)
         self.conv3 = Conv(8, 16, 3, stride=2, use_bias=True, rngs=rngs)
         self.fc = Linear(16, num_classes, rngs=rngs)
 
-    def __call__(self, x: Images) -> Float[Array, "batch classes"]:
+    @property
+    def head(self) -> Linear:
+        return self.fc
+
+    def embed(self, x: Images) -> Float[Array, "batch features"]:
         x = max_pool(nnx.relu(self.bn1(self.conv1(x))), 2)
         x = nnx.relu(self.bn2(self.conv2(x)) + x)
-        x = nnx.relu(self.conv3(x))
-        return self.fc(global_average(x))
+        return global_average(nnx.relu(self.conv3(x)))
 
 
-class Compact(nnx.Module):
+class Compact(Network):
     """A plain CNN for 32x32 images that trains in minutes on two cores.
 
     Convolution 3x3, batch norm and ReLU for each width, a 2x2 max-pool before all but the first.
     Stride-1 convolutions only: the input gradients of strided ones are slow on CPUs. The
     max-pools' outputs are named "pool1", "pool2" and so on.
+
+    Args:
+      widths: channels of each convolution.
+      shared: options of every `Network`.
     """
 
     def __init__(
@@ -42,10 +52,11 @@ class Compact(nnx.Module):
         num_classes: int,
         *,
         widths: Sequence[int] = (16, 32, 64, 64),
-        in_channels: int = 3,
         rngs: nnx.Rngs,
+        **shared: Any,
     ):
-        channels = [in_channels, *widths]
+        super().__init__(rngs=rngs, **shared)
+        channels = [self.in_channels, *widths]
         self.convs = nnx.List(
             [Conv(a, b, 3, rngs=rngs) for a, b in zip(channels, widths, strict=False)]
         )
@@ -53,9 +64,13 @@ class Compact(nnx.Module):
         self.fc = Linear(widths[-1], num_classes, rngs=rngs)
         self.supervised_places = tuple(f"pool{n}" for n in range(1, len(widths)))
 
-    def __call__(self, x: Images) -> Float[Array, "batch classes"]:
+    @property
+    def head(self) -> Linear:
+        return self.fc
+
+    def embed(self, x: Images) -> Float[Array, "batch features"]:
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             if number:
                 x = checkpoint_name(max_pool(x, 2), f"pool{number}")
             x = nnx.relu(norm(conv(x)))
-        return self.fc(global_average(x))
+        return global_average(x)

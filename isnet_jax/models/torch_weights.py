@@ -1,105 +1,119 @@
-"""Weights from PyTorch: torchvision's names and layouts into our modules."""
+"""Weights from PyTorch into our networks: checked as a whole, then loaded as a whole."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from isnet_jax.errors import UserError
-from isnet_jax.models.layers import BatchNorm, Conv, LayerNorm, Linear
-from isnet_jax.models.vit import Attention, Encoder, VisionTransformer
-
-_SUFFIXES: dict[type, dict[str, str]] = {
-    Conv: {"kernel": "weight", "bias": "bias"},
-    Linear: {"kernel": "weight", "bias": "bias"},
-    LayerNorm: {"scale": "weight", "bias": "bias"},
-    Attention: {"kernel": "in_proj_weight", "bias": "in_proj_bias"},
-    Encoder: {"pos_embedding": "pos_embedding"},
-    VisionTransformer: {"class_token": "class_token"},
-    BatchNorm: {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"},
-}
-_IGNORED = "num_batches_tracked"
+from isnet_jax.models.network import Network
+from isnet_jax.models.torch_names import (
+    from_torch_layout,
+    head_names,
+    torch_names,
+    torch_shape,
+    torchvision_names,
+)
 
 
-def torch_names(model: nnx.Module) -> dict[str, nnx.Variable]:
-    """The model's variables under the names of torchvision's state dict."""
-    return dict(_named(model))
-
-
-def _named(model: nnx.Module) -> Iterator[tuple[str, nnx.Variable]]:
-    for path, module in nnx.iter_modules(model):
-        suffixes = next((s for kind, s in _SUFFIXES.items() if isinstance(module, kind)), {})
-        for attribute, suffix in suffixes.items():
-            variable = getattr(module, attribute)
-            if variable is not None:
-                yield ".".join([*map(str, path), suffix]), variable
-
-
-def to_torch_layout(value: np.ndarray) -> np.ndarray:
-    """Convolution kernels HWIO -> OIHW, dense (in, out) -> (out, in), all else unchanged."""
-    return value.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim, range(value.ndim)))
-
-
-def from_torch_layout(value: np.ndarray) -> np.ndarray:
-    """The inverse of `to_torch_layout`."""
-    return value.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim, range(value.ndim)))
-
-
-def load_torch(model: nnx.Module, state_dict: Mapping[str, Any]) -> None:
+def load_torch(
+    model: nnx.Module,
+    state_dict: Mapping[str, Any],
+    *,
+    strict: bool = True,
+    head: Literal["load", "replace"] = "load",
+) -> None:
     """Load a PyTorch state dict into a model, in place.
 
     Args:
       model: one of `models.create`'s.
-      state_dict: torch tensors or numpy arrays by torchvision's names, in its layouts. Their
-        floating-point dtype is kept (float64 only under `jax_enable_x64`).
+      state_dict: torch tensors or numpy arrays by the names of torchvision or timm, in their
+        layouts. Their floating-point dtype is kept (float64 only under `jax_enable_x64`).
+      strict: False: names that are missing or unexpected are passed over.
+      head: "replace" keeps the model's own last dense layer, for another number of classes.
 
     Raises:
       UserError: missing or unexpected names, wrong shapes, or values that are not floating
         point; the model is unchanged then.
     """
+    if head not in ("load", "replace"):
+        raise UserError(f'load_torch: head is {head!r}; expected "load" or "replace".')
     variables = torch_names(model)
-    arrays = {
-        name: _numpy(name, value)
-        for name, value in state_dict.items()
-        if not name.endswith(_IGNORED)
+    arrays = torchvision_names(model, {n: _numpy(value) for n, value in state_dict.items()})
+    last = head_names(model) if isinstance(model, Network) else ()
+    if head == "replace":
+        variables = {name: v for name, v in variables.items() if name not in last}
+        arrays = {name: a for name, a in arrays.items() if name not in last}
+    found = [name for name in variables if name in arrays]
+    misshapen = {
+        name: f"{name}: found {arrays[name].shape}, expected {torch_shape(variables[name])}"
+        for name in found
+        if arrays[name].shape != torch_shape(variables[name])
     }
     problems = [
-        *_listed("missing", sorted(set(variables) - set(arrays))),
-        *_listed("unexpected", sorted(set(arrays) - set(variables))),
-        *_listed("wrong shape", list(_misshapen(variables, arrays))),
+        *_listed("wrong shape", sorted(misshapen.values())),
+        *_listed(
+            "not floating point",
+            [f"{n}: {arrays[n].dtype}" for n in found if not _is_floating(arrays[n])],
+        ),
     ]
+    if strict or not found:
+        missing, unexpected = set(variables) - set(arrays), set(arrays) - set(variables)
+        problems = [
+            *_listed("missing", sorted(missing)),
+            *_listed("unexpected", sorted(unexpected)),
+            *problems,
+        ]
     if problems:
+        advice = (
+            'For another number of classes use head="replace".'
+            if misshapen and set(misshapen) <= set(last)
+            else "Create the model with the architecture, in_channels and num_classes of the "
+            "weights."
+        )
         raise UserError(
             "load_torch: the state dict does not fit the model; nothing was loaded.\n"
             + "\n".join(problems)
-            + "\nCreate the model with the architecture and num_classes of the weights."
+            + f"\n{advice}"
         )
-    for name, variable in variables.items():
-        variable.set_value(jnp.asarray(from_torch_layout(arrays[name])))
+    values = {name: jnp.asarray(from_torch_layout(arrays[name])) for name in found}
+    for name, value in values.items():
+        variables[name].set_value(value)
 
 
-def _numpy(name: str, value: Any) -> np.ndarray:
+def number_of_classes(model: Network, state_dict: Mapping[str, Any]) -> int:
+    """How many classes the weights for a model of this architecture were trained for.
+
+    Raises:
+      UserError: the state dict has no last dense layer of this architecture.
+    """
+    arrays = torchvision_names(model, {n: _numpy(value) for n, value in state_dict.items()})
+    for name in head_names(model):
+        if name in arrays and arrays[name].ndim:
+            return arrays[name].shape[0]
+    raise UserError(
+        f"the weights have no {' and '.join(head_names(model))}, the last dense layer of a "
+        f"{type(model).__name__}; they hold {', '.join(sorted(arrays)[:4]) or 'nothing'}. Are they "
+        "of another architecture?"
+    )
+
+
+def _numpy(value: Any) -> np.ndarray:
     detach: Callable[[], Any] | None = getattr(value, "detach", None)
-    array = np.asarray(detach().cpu().numpy() if detach is not None else value)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise UserError(
-            f"load_torch: {name!r} is {array.dtype}; expected floating-point weights. Nothing was "
-            "loaded."
-        )
-    return array
+    if detach is None:
+        return np.asarray(value)
+    tensor = detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such type of its own
+        return tensor.float().numpy().astype(jnp.bfloat16)
+    return np.asarray(tensor.numpy())
 
 
-def _misshapen(
-    variables: Mapping[str, nnx.Variable], arrays: Mapping[str, np.ndarray]
-) -> Iterator[str]:
-    for name in sorted(set(variables) & set(arrays)):
-        expected = to_torch_layout(np.empty(variables[name].shape, np.bool_)).shape
-        if arrays[name].shape != expected:
-            yield f"{name}: found {arrays[name].shape}, expected {expected}"
+def _is_floating(array: np.ndarray) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating)
 
 
 def _listed(title: str, names: list[str], most: int = 8) -> Iterator[str]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from isnet_jax.errors import UserError
 from isnet_jax.models.layers import (
     BatchNorm,
     Conv,
+    Identity,
     Images,
     Linear,
     Maps,
     adaptive_average_pool,
     max_pool,
 )
+from isnet_jax.models.network import Network, rematerialised
 
 # Convolutions in each of the five stages of widths 64, 128, 256, 512, 512.
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -40,10 +44,16 @@ class Pool(nnx.Module):
         return checkpoint_name(max_pool(x, 2), self.name)
 
 
-class VGG(nnx.Module):
+class VGG(Network):
     """Five stages of 3x3 convolutions, each followed by a max-pool, and three dense layers.
 
     The max-pools' outputs are named "pool1" to "pool5".
+
+    Args:
+      hidden: width of the first two dense layers.
+      dropout: before each of the last two dense layers.
+      remat: compute the inner values of each stage again for the gradient: slower, less memory.
+      shared: other options of every `Network`.
     """
 
     supervised_places = ("pool1", "pool2", "pool3", "pool4", "pool5")
@@ -54,12 +64,16 @@ class VGG(nnx.Module):
         *,
         depths: Sequence[int],
         batch_norm: bool = False,
+        hidden: int = 4096,
         dropout: float = 0.5,
-        in_channels: int = 3,
+        remat: bool = False,
         rngs: nnx.Rngs,
+        **shared: Any,
     ):
+        super().__init__(dropout=dropout, rngs=rngs, **shared)
+        self.remat = remat
         layers: list[nnx.Module] = []
-        channels = in_channels
+        channels = self.in_channels
         for stage, (width, depth) in enumerate(
             zip((64, 128, 256, 512, 512), depths, strict=True), start=1
         ):
@@ -73,22 +87,44 @@ class VGG(nnx.Module):
         self.features = nnx.List(layers)
         self.classifier = nnx.List(
             [
-                Linear(channels * 7 * 7, 4096, rngs=rngs),
+                Linear(channels * 7 * 7, hidden, rngs=rngs),
                 Relu(),
-                nnx.Dropout(dropout, rngs=rngs),
-                Linear(4096, 4096, rngs=rngs),
+                nnx.Dropout(dropout, rngs=rngs) if dropout else Identity(),
+                Linear(hidden, hidden, rngs=rngs),
                 Relu(),
-                nnx.Dropout(dropout, rngs=rngs),
-                Linear(4096, num_classes, rngs=rngs),
+                Identity(),
+                Linear(hidden, num_classes, rngs=rngs),
             ]
         )
 
-    def __call__(self, x: Images) -> Float[Array, "batch classes"]:
+    @property
+    def head(self) -> Linear:
+        last = self.classifier[-1]
+        assert isinstance(last, Linear)
+        return last
+
+    def embed(self, x: Images) -> Float[Array, "batch features"]:
+        if min(x.shape[1:3]) < 32:
+            raise UserError(
+                f"VGG: images are {x.shape[1]}x{x.shape[2]}; expected at least 32x32, as five "
+                "max-pools halve them. Resize the images."
+            )
+        stage: list[nnx.Module] = []
         for layer in self.features:
-            x = layer(x)
+            stage.append(layer)
+            if isinstance(layer, Pool):
+                if self.remat:
+                    x = rematerialised(_in_turn, nnx.List(stage), x)
+                else:
+                    x = _in_turn(stage, x)
+                stage = []
         x = adaptive_average_pool(x, 7)
         # torchvision flattens channels first.
         x = jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)
-        for layer in self.classifier:
-            x = layer(x)
-        return x
+        return _in_turn(self.classifier[:-1], x)
+
+
+def _in_turn(layers: Iterable[Any], x: Array) -> Array:
+    for layer in layers:
+        x = layer(x)
+    return x

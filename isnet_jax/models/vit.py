@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from isnet_jax.errors import UserError
-from isnet_jax.models.layers import Conv, Images, LayerNorm, Linear
+from isnet_jax.models.layers import Conv, Identity, Images, LayerNorm, Linear
+from isnet_jax.models.network import Network, rematerialised
 
 Tokens = Float[Array, "batch tokens width"]
 
@@ -25,11 +28,12 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Tokens) -> Tokens:
         batch, tokens, width = x.shape
-        projected = x @ self.kernel[...] + self.bias[...]
+        projected = x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
         split = projected.reshape(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = (split[:, :, part] for part in range(3))
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / (width // self.heads) ** 0.5
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), v)
+        wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(wide).astype(x.dtype), v)
         return self.out_proj(mixed.reshape(batch, tokens, width))
 
 
@@ -43,7 +47,7 @@ class Gelu(nnx.Module):
 class EncoderLayer(nnx.Module):
     """Attention and a two-layer perceptron, each behind a layer norm and beside a shortcut."""
 
-    def __init__(self, width: int, heads: int, hidden: int, dropout: float, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, hidden: int, *, rngs: nnx.Rngs):
         self.ln_1 = LayerNorm(width, rngs=rngs)
         self.self_attention = Attention(width, heads, rngs=rngs)
         self.ln_2 = LayerNorm(width, rngs=rngs)
@@ -51,7 +55,7 @@ class EncoderLayer(nnx.Module):
             [
                 Linear(width, hidden, rngs=rngs),
                 Gelu(),
-                nnx.Dropout(dropout, rngs=rngs),
+                Identity(),
                 Linear(hidden, width, rngs=rngs),
             ]
         )
@@ -66,16 +70,17 @@ class EncoderLayer(nnx.Module):
 
 class _Layers(nnx.Module):
     def __init__(
-        self, depth: int, width: int, heads: int, hidden: int, dropout: float, *, rngs: nnx.Rngs
+        self, depth: int, width: int, heads: int, hidden: int, *, remat: bool, rngs: nnx.Rngs
     ):
-        self.depth = depth
+        self.depth, self.remat = depth, remat
         for number in range(depth):
-            layer = EncoderLayer(width, heads, hidden, dropout, rngs=rngs)
+            layer = EncoderLayer(width, heads, hidden, rngs=rngs)
             setattr(self, f"encoder_layer_{number}", layer)
 
     def __call__(self, x: Tokens) -> Tokens:
         for number in range(self.depth):
-            x = getattr(self, f"encoder_layer_{number}")(x)
+            layer = getattr(self, f"encoder_layer_{number}")
+            x = rematerialised(EncoderLayer.__call__, layer, x) if self.remat else layer(x)
         return x
 
 
@@ -89,33 +94,32 @@ class Encoder(nnx.Module):
         width: int,
         heads: int,
         hidden: int,
-        dropout: float,
         *,
+        remat: bool,
         rngs: nnx.Rngs,
     ):
         position = 0.02 * jax.random.normal(rngs.params(), (1, tokens, width))
         self.pos_embedding = nnx.Param(position)
-        self.layers = _Layers(depth, width, heads, hidden, dropout, rngs=rngs)
+        self.layers = _Layers(depth, width, heads, hidden, remat=remat, rngs=rngs)
         self.ln = LayerNorm(width, rngs=rngs)
 
     def __call__(self, x: Tokens) -> Tokens:
-        return self.ln(self.layers(x + self.pos_embedding[...]))
+        return self.ln(self.layers(x + self.pos_embedding[...].astype(x.dtype)))
 
 
 class _Heads(nnx.Module):
     def __init__(self, width: int, num_classes: int, *, rngs: nnx.Rngs):
         self.head = Linear(width, num_classes, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
-        return self.head(x)
 
-
-class VisionTransformer(nnx.Module):
+class VisionTransformer(Network):
     """Patches as tokens, a class token, an encoder, a dense head on the class token.
 
     Args:
       image_size: side of the images in pixels, a multiple of the patch; the position embedding
         fits no other size.
+      remat: compute the inner values of each layer again for the gradient: slower, less memory.
+      shared: options of every `Network`.
     """
 
     def __init__(
@@ -127,10 +131,11 @@ class VisionTransformer(nnx.Module):
         heads: int,
         patch: int = 16,
         image_size: int = 224,
-        dropout: float = 0.0,
-        in_channels: int = 3,
+        remat: bool = False,
         rngs: nnx.Rngs,
+        **shared: Any,
     ):
+        super().__init__(rngs=rngs, **shared)
         if image_size % patch:
             raise UserError(
                 f"VisionTransformer: image_size is {image_size}; expected a multiple of the patch, "
@@ -138,14 +143,18 @@ class VisionTransformer(nnx.Module):
             )
         self.image_size = image_size
         self.conv_proj = Conv(
-            in_channels, width, patch, stride=patch, padding=0, use_bias=True, rngs=rngs
+            self.in_channels, width, patch, stride=patch, padding=0, use_bias=True, rngs=rngs
         )
         self.class_token = nnx.Param(jnp.zeros((1, 1, width)))
         tokens = (image_size // patch) ** 2 + 1
-        self.encoder = Encoder(tokens, depth, width, heads, 4 * width, dropout, rngs=rngs)
+        self.encoder = Encoder(tokens, depth, width, heads, 4 * width, remat=remat, rngs=rngs)
         self.heads = _Heads(width, num_classes, rngs=rngs)
 
-    def __call__(self, x: Images) -> Float[Array, "batch classes"]:
+    @property
+    def head(self) -> Linear:
+        return self.heads.head
+
+    def embed(self, x: Images) -> Float[Array, "batch features"]:
         if x.shape[1:3] != (self.image_size, self.image_size):
             raise UserError(
                 f"VisionTransformer: images are {x.shape[1]}x{x.shape[2]}; expected "
@@ -155,4 +164,4 @@ class VisionTransformer(nnx.Module):
         batch, rows, columns, width = x.shape
         x = x.reshape(batch, rows * columns, width)
         token = jnp.broadcast_to(self.class_token[...], (batch, 1, width)).astype(x.dtype)
-        return self.heads(self.encoder(jnp.concatenate([token, x], 1))[:, 0])
+        return self.encoder(jnp.concatenate([token, x], 1))[:, 0]

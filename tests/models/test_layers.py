@@ -93,7 +93,7 @@ def test_conv_and_linear_are_flaxs():
     for conv in (ours, flax):
         conv.bias.set_value(normal(4, seed=3))
     np.testing.assert_allclose(ours(x), flax(x), rtol=1e-12, atol=1e-12)
-    dense = Linear(3, 2, param_dtype=float, rngs=nnx.Rngs(0))
+    dense = Linear(3, 2, rngs=nnx.Rngs(0))
     np.testing.assert_allclose(dense(x), x @ dense.kernel[...] + dense.bias[...], rtol=1e-12)
     np.testing.assert_allclose(global_average(x), x.mean((1, 2)), rtol=1e-12)
 

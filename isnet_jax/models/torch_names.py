@@ -1,0 +1,116 @@
+"""PyTorch's names and layouts of our networks' arrays: torchvision's, and what differs in timm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from flax import nnx
+
+from isnet_jax.models.densenet import DenseNet
+from isnet_jax.models.layers import BatchNorm, Conv, LayerNorm, Linear
+from isnet_jax.models.network import Network
+from isnet_jax.models.vgg import VGG
+from isnet_jax.models.vit import Attention, Encoder, VisionTransformer
+
+_SUFFIXES: dict[type, dict[str, str]] = {
+    Conv: {"kernel": "weight", "bias": "bias"},
+    Linear: {"kernel": "weight", "bias": "bias"},
+    LayerNorm: {"scale": "weight", "bias": "bias"},
+    Attention: {"kernel": "in_proj_weight", "bias": "in_proj_bias"},
+    Encoder: {"pos_embedding": "pos_embedding"},
+    VisionTransformer: {"class_token": "class_token"},
+    BatchNorm: {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"},
+}
+_IGNORED = "num_batches_tracked"
+
+# Patterns and what they become. ResNet's names are the same everywhere.
+_RENAMED: dict[type[nnx.Module], dict[str, str]] = {
+    # The files that torchvision links to are older than its names.
+    DenseNet: {r"\.(norm|conv)\.(\d)\.": r".\1\2."},
+    VGG: {  # timm
+        r"^pre_logits\.fc1\.": "classifier.0.",
+        r"^pre_logits\.fc2\.": "classifier.3.",
+        r"^head\.fc\.": "classifier.6.",
+    },
+    VisionTransformer: {
+        r"\.mlp\.linear_1\.": ".mlp.0.",  # torchvision before 0.13
+        r"\.mlp\.linear_2\.": ".mlp.3.",
+        r"^cls_token$": "class_token",  # timm
+        r"^pos_embed$": "encoder.pos_embedding",
+        r"^patch_embed\.proj\.": "conv_proj.",
+        r"^blocks\.(\d+)\.": r"encoder.layers.encoder_layer_\1.",
+        r"^norm\.": "encoder.ln.",
+        r"^head\.": "heads.head.",
+        r"\.norm(\d)\.": r".ln_\1.",
+        r"\.attn\.qkv\.(weight|bias)$": r".self_attention.in_proj_\1",
+        r"\.attn\.proj\.": ".self_attention.out_proj.",
+        r"\.mlp\.fc1\.": ".mlp.0.",
+        r"\.mlp\.fc2\.": ".mlp.3.",
+    },
+}
+_DATA_PARALLEL = "module."
+
+
+def torch_names(model: nnx.Module) -> dict[str, nnx.Variable]:
+    """The model's variables under the names of torchvision's state dict."""
+    return dict(_named(model))
+
+
+def _named(model: nnx.Module) -> Iterator[tuple[str, nnx.Variable]]:
+    for path, module in nnx.iter_modules(model):
+        suffixes = next((s for kind, s in _SUFFIXES.items() if isinstance(module, kind)), {})
+        for attribute, suffix in suffixes.items():
+            variable = getattr(module, attribute)
+            if variable is not None:
+                yield ".".join([*map(str, path), suffix]), variable
+
+
+def to_torch_layout(value: np.ndarray) -> np.ndarray:
+    """Convolution kernels HWIO -> OIHW, dense (in, out) -> (out, in), all else unchanged."""
+    return value.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim, range(value.ndim)))
+
+
+def from_torch_layout(value: np.ndarray) -> np.ndarray:
+    """The inverse of `to_torch_layout`."""
+    return value.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim, range(value.ndim)))
+
+
+def torch_shape(variable: nnx.Variable) -> tuple[int, ...]:
+    """The shape of a variable in PyTorch's layout."""
+    return to_torch_layout(np.empty(variable.shape, np.bool_)).shape
+
+
+def torchvision_names(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A state dict under torchvision's present names.
+
+    Understands timm's names, those of older torchvision files and of `DataParallel`; counters of
+    batches are left out. timm's convolutions in place of VGG's dense layers become dense.
+    """
+    if all(name.startswith(_DATA_PARALLEL) for name in arrays):
+        arrays = {name.removeprefix(_DATA_PARALLEL): array for name, array in arrays.items()}
+    renamed = {
+        _renamed(model, name): array
+        for name, array in arrays.items()
+        if not name.endswith(_IGNORED)
+    }
+    if isinstance(model, VGG):
+        for name, array in renamed.items():
+            if name.startswith("classifier.") and array.ndim == 4:
+                renamed[name] = array.reshape(array.shape[0], -1)
+    return renamed
+
+
+def _renamed(model: nnx.Module, name: str) -> str:
+    for pattern, replacement in _RENAMED.get(type(model), {}).items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def head_names(model: Network) -> tuple[str, ...]:
+    """The names of the last dense layer's weight and bias."""
+    ours = (model.head.kernel, model.head.bias)
+    return tuple(
+        name for name, variable in torch_names(model).items() if any(variable is v for v in ours)
+    )
