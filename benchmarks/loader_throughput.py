@@ -47,7 +47,7 @@ class Benchmark:
     """Time the loader against the step that it feeds.
 
     Attributes:
-        network: one of models.names().
+        network: one of models.list().
         batch: images a step.
         size: side of the images in pixels.
         images: number of pictures.

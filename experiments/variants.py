@@ -88,18 +88,24 @@ class Experiment:
 def main(experiment: Experiment) -> None:
     console = Console()
     calibrated: dict[str, ISNetConfig | Classification] = {}
-    for seed in experiment.seeds:
-        data = dataclasses.replace(comparison.CONFIGS["demo"].data, seed=seed)
-        splits = comparison.load_data(data, experiment.data_dir, console)
+    drawn = comparison.CONFIGS["demo"].data
+    data = {
+        seed: comparison.load_data(
+            dataclasses.replace(drawn, seed=seed), experiment.data_dir, console
+        )
+        for seed in experiment.seeds
+    }
+    train = data[experiment.seeds[0]]["train"]
+    for seed, splits in data.items():
         for name in experiment.only:
             if name not in calibrated:
-                calibrated[name] = with_range(name, splits["train"], experiment)
+                calibrated[name] = with_range(name, train, experiment)
             file = experiment.out / f"{slug(name)}-{seed}" / "metrics.json"
             if not file.exists():
                 metrics = trained(name, calibrated[name], seed, splits, experiment, console)
                 write_atomically(file, json.dumps(metrics) + "\n")
             console.print(name, seed, json.loads(file.read_text()), highlight=False)
-    costs = measured_costs(calibrated, splits["train"], experiment, console)
+    costs = measured_costs(calibrated, train, experiment, console)
     table = {
         "machine": jobs.machine(),
         "date": time.strftime("%Y-%m-%d"),
@@ -177,7 +183,7 @@ def measured_costs(
     def compiled(config):
         model = description_of(train).create()
         state = init_state(model, optimiser, jax.random.key(0))
-        run = compile_step(make_step(model, objective(config), optimiser))
+        run: Any = compile_step(make_step(model, objective(config), optimiser))
         flops = run.lower(state, batch).cost_analysis()["flops"]
         return run, jax.block_until_ready(run(state, batch)[0]), flops
 

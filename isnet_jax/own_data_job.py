@@ -66,8 +66,8 @@ class OwnDataJob:
     seed: int = 0
 
     def __post_init__(self):
-        if self.model not in models.names():
-            raise UserError(suggest(self.model, models.names(), what="model"))
+        if self.model not in models.list():
+            raise UserError(suggest(self.model, models.list(), what="model"))
         if self.plain_epochs < 0:
             raise UserError(f"plain_epochs is {self.plain_epochs}; expected 0 or more.")
         for network in self.networks:

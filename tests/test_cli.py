@@ -59,7 +59,8 @@ def test_help_of_the_program(capsys):
     cli.main(["--help"])
     assert capsys.readouterr().out == nothing
     assert max(map(len, nothing.splitlines())) <= 80
-    for word in ("prepare", *map(" ".join, (TRAIN, OWN)), "evaluate", "explain", "inspect", "--help"):
+    commands = ("prepare", *map(" ".join, (TRAIN, OWN)), "evaluate", "explain", "inspect")
+    for word in (*commands, "--help"):
         assert word in nothing
 
 

@@ -202,7 +202,7 @@ def test_a_folder_that_cannot_be_written(job: comparison.BiasedDigitsJob, monkey
     [
         ({"batch_size": 1000}, "do not fill one batch of 1000"),
         ({"augmentation": Augmentation(max_shift=40)}, "max_shift is 40"),
-        ({"isnet": ISNetConfig(deep_supervision=True)}, "supervised_places"),
+        ({"isnet": ISNetConfig(deep_supervision=True), "model": "small"}, "supervised_places"),
         ({"isnet": ISNetConfig(foreground_range=((1, 2), (1, 3)))}, "foreground_range has 2"),
         ({"data": BiasedDigitsConfig(source="idx", folder=Path("/absent"))}, "/absent"),
     ],

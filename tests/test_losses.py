@@ -90,8 +90,7 @@ def test_background_without_relevance_outside_is_zero():
 def test_background_does_not_change_with_the_scale_of_relevance(factor, norm):
     relevance, mask = halves()
     loss = [
-        background_loss(f * relevance, mask, decay=0.9, scale=1.0, norm=norm)
-        for f in (1.0, factor)
+        background_loss(f * relevance, mask, decay=0.9, scale=1.0, norm=norm) for f in (1.0, factor)
     ]
     np.testing.assert_allclose(loss[1], loss[0], rtol=1e-6)
 

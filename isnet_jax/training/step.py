@@ -97,7 +97,8 @@ def make_step(
 
         gradients, (rest, metrics) = jax.grad(loss_of, has_aux=True)(state.parameters)
         if axis_name is not None:
-            gradients, rest, metrics = lax.pmean((gradients, rest, metrics), axis_name)
+            gradients, metrics = lax.pmean((gradients, metrics), axis_name)
+            rest = jax.tree.map(lambda leaf: _averaged(leaf, axis_name), rest)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         updates, optimiser_state = optimiser.update(gradients, state.optimiser, state.parameters)
         parameters: Any = optax.apply_updates(state.parameters, updates)
@@ -125,6 +126,11 @@ def compile_evaluation(
         return _scalars(loss, aux)
 
     return jax.jit(evaluate, compiler_options=compiler_options())
+
+
+def _averaged(leaf: Array, axis_name: str) -> Array:
+    """Statistics are averaged; counters and keys are alike on all devices."""
+    return lax.pmean(leaf, axis_name) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
 
 
 def _scalars(loss: Array, aux: Mapping[str, Array]) -> Metrics:
