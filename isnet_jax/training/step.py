@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -98,7 +99,7 @@ def make_step(
         gradients, (rest, metrics) = jax.grad(loss_of, has_aux=True)(state.parameters)
         if axis_name is not None:
             gradients, metrics = lax.pmean((gradients, metrics), axis_name)
-            rest = jax.tree.map(lambda leaf: _averaged(leaf, axis_name), rest)
+            rest = jax.tree.map(functools.partial(_averaged, axis_name), rest)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         updates, optimiser_state = optimiser.update(gradients, state.optimiser, state.parameters)
         parameters: Any = optax.apply_updates(state.parameters, updates)
@@ -128,7 +129,7 @@ def compile_evaluation(
     return jax.jit(evaluate, compiler_options=compiler_options())
 
 
-def _averaged(leaf: Array, axis_name: str) -> Array:
+def _averaged(axis_name: str, leaf: Array) -> Array:
     """Statistics are averaged; counters and keys are alike on all devices."""
     return lax.pmean(leaf, axis_name) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
 
