@@ -44,7 +44,9 @@ def test_lrp_passes_every_operation(name):
         graph, state = nnx.split(model)
         x = jnp.zeros((2, side(name), side(name), 3))
         tables.append(
-            lrp.inspect(lambda x: nnx.merge(graph, state, copy=True)(x), x, rules=ISNET.composite())
+            lrp.inspect(
+                lambda x: nnx.merge(graph, state, copy=True)(x), x, rules=ISNET.composites()[0]
+            )
         )
 
     jax.eval_shape(inspected)
