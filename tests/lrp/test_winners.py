@@ -9,7 +9,6 @@ from flax import nnx
 
 from isnet_jax import lrp, models
 
-
 # XLA then computes operands more often anew, rounded otherwise.
 LEVEL_0 = {"xla_backend_optimization_level": 0}
 
