@@ -70,7 +70,8 @@ def load_torch(
         ]
     if problems:
         advice = (
-            'For another number of classes use head="replace".'
+            'For another number of classes use head="replace", or create the model with their '
+            "num_classes."
             if misshapen and set(misshapen) <= set(last)
             else "Create the model with the architecture, in_channels and num_classes of the "
             "weights."
@@ -107,7 +108,7 @@ def _numpy(value: Any) -> np.ndarray:
     if detach is None:
         return np.asarray(value)
     tensor = detach().cpu()
-    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such type of its own
+    if str(getattr(tensor, "dtype", "")) == "torch.bfloat16":  # NumPy has no such type of its own
         return tensor.float().numpy().astype(jnp.bfloat16)
     return np.asarray(tensor.numpy())
 
