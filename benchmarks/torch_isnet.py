@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torchvision
@@ -147,11 +147,11 @@ def loss(model: nn.Module, mode: str, x: Tensor, mask: Tensor, y: Tensor, weight
         return F.cross_entropy(model(x), y)
     conv, norm, relu = first_layers(model)
     kept: dict[str, Tensor] = {}
-    # The first use only: torchvision's BasicBlock shares a ReLU, the stem's is used once.
-    hooks = [
-        conv.register_forward_hook(lambda m, i, out: kept.update(z0=out)),
-        relu.register_forward_hook(lambda m, i, out: kept.setdefault("y0", out) and None),
-    ]
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: kept.update({name: output})
+
+    hooks = [conv.register_forward_hook(keep("z0")), relu.register_forward_hook(keep("y0"))]
     logits = model(x)
     for hook in hooks:
         hook.remove()
