@@ -26,8 +26,9 @@ class Classification:
         labels (B, C) in [0, 1].
       label_smoothing: in [0, 1): this share of each target is spread over all classes (of each
         multi-label decision over yes and no).
-      class_weights: () or a positive weight for each class: of its samples, or of its multi-label
-        decisions. The loss is a weighted mean.
+      class_weights: () or a positive weight for each class. Multiclass: as PyTorch's
+        CrossEntropyLoss, smoothing included, a mean weighted by the weights of the labels.
+        Multilabel: the weight of its decisions, in a mean weighted likewise.
     """
 
     task: Task = "multiclass"
@@ -41,9 +42,10 @@ class Classification:
             raise UserError(
                 f"classification: label_smoothing is {self.label_smoothing}; expected in [0, 1)."
             )
-        if not all(weight > 0 for weight in self.class_weights):
+        if not all(0 < weight < float("inf") for weight in self.class_weights):
             raise UserError(
-                f"classification: class_weights are {self.class_weights}; expected above 0."
+                f"classification: class_weights are {self.class_weights}; expected finite numbers "
+                "above 0."
             )
 
 
@@ -72,14 +74,13 @@ def classification_loss(
         losses = optax.sigmoid_binary_cross_entropy(logits, targets)
         return (losses * weights).mean() / weights.mean()
     targets = optax.smooth_labels(jax.nn.one_hot(labels, classes, dtype=logits.dtype), smoothing)
-    losses = optax.softmax_cross_entropy(logits, targets)
     if not options.class_weights:
-        return losses.mean()
-    of_samples = weights[labels.astype(int)]
-    mean_weight = of_samples.mean()
+        return optax.softmax_cross_entropy(logits, targets).mean()
+    losses = -(targets * weights * jax.nn.log_softmax(logits)).sum(1)
+    mean_weight = weights[labels].mean()
     if axis_name is not None:
         mean_weight = lax.pmean(mean_weight, axis_name)
-    return (losses * of_samples).mean() / mean_weight
+    return losses.mean() / mean_weight
 
 
 def accuracy(

@@ -105,6 +105,11 @@ class ISNetConfig:
                 f'ISNetConfig: variant "{self.variant}" explains a softmax, which a multi-label '
                 'head does not have. Use "stochastic", "original" or "dual".'
             )
+        if isinstance(self.deep_supervision, str):
+            raise UserError(
+                f"ISNetConfig: deep_supervision is the text {self.deep_supervision!r}; expected "
+                f"True, False or names: ({self.deep_supervision!r},)."
+            )
         if self.heatmap_chunk and self.deep_supervision:
             raise UserError(
                 "ISNetConfig: heatmap_chunk cannot go with deep_supervision: the places' losses "

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from isnet_jax import losses, lrp
 from isnet_jax.config import ISNetConfig
@@ -106,6 +106,7 @@ def explained(
 
 def _selective_seed(logits: Array, softmax_epsilon: float) -> Array:
     """The gradient of `eta = log(p_c + s) - log(1 - p_c + s)`, c the lowest logit."""
+    _need_two_classes("selective", logits)
     lowest = jax.nn.one_hot(jnp.argmin(logits, 1), logits.shape[1], dtype=logits.dtype)
 
     def eta(logits):
@@ -118,11 +119,7 @@ def _selective_seed(logits: Array, softmax_epsilon: float) -> Array:
 def _stochastic_seed(logits: Array, rng: Array | None, samples: Array) -> Array:
     """The highest logit with probability 1/2, else a uniformly random other one."""
     classes = logits.shape[1]
-    if classes < 2:
-        raise UserError(
-            f'isnet_loss: the "stochastic" variant needs two classes or more; the model has '
-            f"{classes}."
-        )
+    _need_two_classes("stochastic", logits)
 
     def draw(sample):
         coin, pick = jax.random.split(jax.random.fold_in(needed(rng, '"stochastic"'), sample))
@@ -134,6 +131,14 @@ def _stochastic_seed(logits: Array, rng: Array | None, samples: Array) -> Array:
     return jax.nn.one_hot(chosen, classes, dtype=logits.dtype)
 
 
+def _need_two_classes(variant: str, logits: Array) -> None:
+    if logits.shape[1] < 2:
+        raise UserError(
+            f'isnet_loss: the "{variant}" variant needs two classes or more; the model has '
+            f"{logits.shape[1]}."
+        )
+
+
 def needed(rng: Array | None, what: str) -> Array:
     """The key, or an error that says what needs it."""
     if rng is None:
@@ -142,7 +147,7 @@ def needed(rng: Array | None, what: str) -> Array:
 
 
 def heatmap_loss(
-    relevances: Maps, mask: Float[Array, "batch height width 1"], config: ISNetConfig
+    relevances: Maps, mask: Shaped[Array, "batch height width 1"], config: ISNetConfig
 ) -> Float[Array, " batch"]:
     """w1 * background + w2 * foreground for each sample, pooled over the supervised places."""
     ranges = config.foreground_ranges(len(relevances))
@@ -171,7 +176,7 @@ def heatmap_loss(
 
 def weighted_heatmap_loss(
     explanation: Explanation,
-    mask: Float[Array, "batch height width 1"],
+    mask: Shaped[Array, "batch height width 1"],
     weights: Float[Array, " batch"],
     config: ISNetConfig,
 ) -> tuple[Float[Array, ""], Maps]:

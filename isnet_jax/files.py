@@ -19,8 +19,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     problem = "it is a folder" if target.is_dir() else None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(target.parent, os.W_OK):
-            problem = f"{target.parent} is read-only"
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
     except OSError as error:
         problem = str(error)
     if problem:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 ForegroundLoss = Literal["l2", "hybrid"]
 BackgroundNorm = Literal["absolute", "signed", "none"]
@@ -47,7 +47,7 @@ def gwrp(x: Float[Array, "*batch n"], decay: float) -> Float[Array, "*batch"]:
 
 def background_loss(
     relevance: Float[Array, "batch k height width channels"],
-    mask: Float[Array, "batch height width 1"],
+    mask: Shaped[Array, "batch height width 1"],
     *,
     decay: float,
     scale: float,
@@ -84,7 +84,7 @@ def background_loss(
 
 def foreground_loss(
     relevance: Float[Array, "batch k height width channels"],
-    mask: Float[Array, "batch height width 1"],
+    mask: Shaped[Array, "batch height width 1"],
     *,
     bounds: tuple[float, float] | Sequence[tuple[float, float]],
     form: ForegroundLoss = "l2",
@@ -119,12 +119,13 @@ def pool_layers(losses: Sequence[Float[Array, " batch"]], decay: float) -> Float
 
 
 def shrink_mask(
-    mask: Float[Array, "batch height width 1"], size: tuple[int, int]
-) -> Float[Array, "batch new_height new_width 1"]:
+    mask: Shaped[Array, "batch height width 1"], size: tuple[int, int]
+) -> Shaped[Array, "batch new_height new_width 1"]:
     """The mask at a hidden layer's size: a cell that touches foreground is foreground."""
-    rows = _touches(mask.shape[1], size[0]).astype(mask.dtype)
-    columns = _touches(mask.shape[2], size[1]).astype(mask.dtype)
-    touched = jnp.einsum("rh,bhwc,sw->brsc", rows, mask, columns)
+    wide = _wide(mask)  # the sum of a narrow integer's cell may wrap to 0
+    rows = _touches(mask.shape[1], size[0]).astype(wide.dtype)
+    columns = _touches(mask.shape[2], size[1]).astype(wide.dtype)
+    touched = jnp.einsum("rh,bhwc,sw->brsc", rows, wide, columns)
     return (touched > 0).astype(mask.dtype)
 
 

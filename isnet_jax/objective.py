@@ -41,8 +41,10 @@ def isnet_loss(
       config: the objective.
       rng: a JAX key, needed by the stochastic variant and by `heatmap_fraction`.
       step: the number of updates so far, for `heatmap_schedule`; None: P is heatmap_weight.
-      axis_name: a mapped axis over which the batch is split. The mean over the devices of the
-        loss is then the whole batch's, whatever their number, random choices included.
+      axis_name: a mapped axis over which the batch is split, of pmap or of
+        `jax.shard_map(..., check_vma=False)`. The mean over the devices of the loss is then the
+        whole batch's, whatever their number, random choices included; with `heatmap_fraction` if
+        its share of each device's batch is a whole number.
 
     Returns:
       The mean loss, and aux: "logits" (B, classes), "heatmaps" (B, K, H, W, C), with
@@ -184,7 +186,7 @@ def _check_batch(batch: Mapping[str, Array]) -> None:
             f"isnet_loss: image {image.shape}, mask {mask.shape}, label {label.shape}; expected "
             "image (B, H, W, C), mask (B, H, W, 1) and label (B,) or, multi-label, (B, classes)."
         )
-    if batch.get("has_mask", label).shape[:1] != image.shape[:1]:
+    if "has_mask" in batch and batch["has_mask"].shape != image.shape[:1]:
         raise UserError(
             f"isnet_loss: has_mask {batch['has_mask'].shape}; expected {image.shape[:1]}."
         )

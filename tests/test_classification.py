@@ -40,6 +40,13 @@ def test_class_weights_make_a_weighted_mean():
     assert loss(class_weights=(1.0, 4.0, 2.0)) == pytest.approx(expected, rel=1e-12)
 
 
+def test_class_weights_weigh_the_smoothed_targets_too():
+    weights, targets = np.array([1.0, 4.0, 2.0]), 0.7 * np.eye(3)[[1, 2]] + 0.1
+    expected = -(targets * weights * np.log(P)).sum() / 6
+    found = loss(class_weights=(1.0, 4.0, 2.0), label_smoothing=0.3)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
 def test_multilabel_is_binary_cross_entropy_of_each_class():
     labels, p = jnp.array([[1.0, 0.0], [1.0, 1.0]]), np.array([[0.9, 0.2], [0.6, 0.3]])
     logits = jnp.log(p / (1 - p))
@@ -65,7 +72,8 @@ def test_accuracy():
     [
         ({"task": "multiclas"}, "unknown task 'multiclas'; did you mean 'multiclass'"),
         ({"label_smoothing": 1.0}, r"label_smoothing is 1.0; expected in \[0, 1\)"),
-        ({"class_weights": (1.0, 0.0)}, r"class_weights are \(1.0, 0.0\); expected above 0"),
+        ({"class_weights": (1.0, 0.0)}, r"class_weights are \(1.0, 0.0\); expected finite"),
+        ({"class_weights": (float("inf"), 1.0)}, r"class_weights are \(inf, 1.0\)"),
     ],
 )
 def test_options_that_make_no_sense(options, message):

@@ -34,6 +34,7 @@ def test_another_first_layer_rule():
         ({"engine": "bloc"}, "unknown engine 'bloc'; did you mean 'block'"),
         ({"background_norm": "mean"}, "unknown background_norm 'mean'"),
         ({"heatmap_fraction": 0.0}, r"heatmap_fraction is 0.0; expected in \(0, 1\]"),
+        ({"deep_supervision": "stage1"}, r"the text 'stage1'; .* names: \('stage1',\)"),
         ({"heatmap_chunk": -1}, "heatmap_chunk is -1; expected at least 0"),
         (
             {"heatmap_chunk": 2, "deep_supervision": True},

@@ -240,3 +240,9 @@ def test_a_cell_that_touches_foreground_is_foreground(size, cells):
     shrunk = shrink_mask(jnp.asarray(mask), (cells, cells))
     assert shrunk.dtype == mask.dtype
     np.testing.assert_array_equal(shrunk, expected)
+
+
+@pytest.mark.parametrize("dtype", [bool, jnp.uint8, jnp.int8, jnp.bfloat16, jnp.float32])
+def test_cells_full_of_foreground_in_any_dtype(dtype):
+    """256 ones sum to 0 in eight bits."""
+    assert shrink_mask(jnp.ones((1, 64, 64, 1), dtype), (4, 4)).sum() == 16

@@ -384,6 +384,7 @@ def test_deep_supervision(places):
             r"labels of shape \(3, 4\); expected \(3,\). For several",
         ),
         (lambda b: b.update(has_mask=jnp.ones(2)), r"has_mask \(2,\); expected \(3,\)"),
+        (lambda b: b.update(has_mask=jnp.ones((3, 1))), r"has_mask \(3, 1\); expected \(3,\)"),
     ],
 )
 def test_batches_that_do_not_fit(change, message):
@@ -399,6 +400,8 @@ def test_stochastic_without_a_key_or_a_second_class():
         traced(small(train=False), batch_of(), config)
     with pytest.raises(UserError, match="needs two classes or more; the model has 1"):
         explained(jnp.zeros((2, 1)), config, jax.random.key(0))
+    with pytest.raises(UserError, match='"selective" variant needs two classes or more'):
+        explained(jnp.zeros((2, 1)), ISNetConfig())
 
 
 def test_deep_supervision_of_a_model_without_places():

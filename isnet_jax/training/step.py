@@ -52,8 +52,10 @@ def objective(config: ISNetConfig | Classification, axis_name: str | None = None
     """
     if isinstance(config, Classification):
         return lambda model, batch, key, step: plain_loss(model, batch, config, axis_name=axis_name)
+    # Evaluation explains every sample, so that its losses can be compared.
+    whole = dataclasses.replace(config, heatmap_fraction=1.0)
     return lambda model, batch, key, step: isnet_loss(
-        model, batch, config, rng=key, step=step, axis_name=axis_name
+        model, batch, whole if step is None else config, rng=key, step=step, axis_name=axis_name
     )
 
 
@@ -79,7 +81,9 @@ def make_step(
       model: its structure; its values come from the state.
       objective: (model, batch, key, step) -> loss, aux. All devices get the same key.
       optimiser: as for `init_state`.
-      axis_name: average gradients, metrics and batch statistics over this mapped axis.
+      axis_name: average gradients, metrics and batch statistics over this mapped axis, of pmap
+        or of `jax.shard_map(..., check_vma=False)`: with the check on, JAX itself sums the
+        gradients of what all devices share.
 
     Returns:
       `(state, batch) -> (state, metrics)`; metrics are scalars: loss, gradient_norm and those of

@@ -91,6 +91,21 @@ def test_an_isnet_step_costs_hardly_more_than_twice_the_plain_one(name, batch, s
     assert 1.5 < ratio <= limit
 
 
+def test_evaluation_explains_every_sample():
+    seen = []
+
+    def loss(model, batch, config, **options):
+        seen.append((config.heatmap_fraction, options["step"]))
+        return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("isnet_jax.training.step.isnet_loss", loss)
+        run = objective(ISNetConfig(heatmap_fraction=0.5))
+        run(None, None, None, 3)
+        run(None, None, None, None)
+    assert seen == [(0.5, 3), (1.0, None)]
+
+
 @pytest.mark.parametrize("kind", ["plain", "isnet", "fraction"])
 def test_eight_devices_do_what_one_does(kind):
     """Random choices included. In a process of its own: JAX settles its devices when it starts."""
