@@ -1,8 +1,8 @@
 """ISNet training steps: isnet_jax against PyTorch, side by side in one run.
 
-    make bench
-    .venv-bench/bin/python benchmarks/step_throughput.py            (all rows: an hour on two cores)
-    .venv-bench/bin/python benchmarks/step_throughput.py --quick    (three minutes)
+    pip install -e ".[benchmarks]"      (gigabytes: a virtual environment of its own)
+    python benchmarks/step_throughput.py            (all rows)
+    python benchmarks/step_throughput.py --quick    (two rows, three repeats)
 
 Both sides have the same weights, data, batch, precision, optimiser and threads, each in a process
 of its own; their steps are interleaved. The loss of the first step must agree. Prints a table,
