@@ -83,15 +83,7 @@ class BiasedDigitsJob:
 
     def training(self, network: str) -> Training:
         """How "plain" or "isnet" is trained."""
-        isnet = network == "isnet"
-        return Training(
-            objective=self.isnet if isnet else self.isnet.classification,
-            optimiser=self.optimiser,
-            epochs=self.epochs if isnet else self.plain_epochs,
-            batch_size=self.batch_size,
-            augmentation=self.augmentation,
-            seed=self.seed,
-        )
+        return jobs.training_of(self, network)
 
 
 CONFIGS: dict[ConfigName, BiasedDigitsJob] = {

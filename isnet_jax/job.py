@@ -22,13 +22,15 @@ from rich.console import Console
 from rich.table import Table
 
 from isnet_jax import run_folder
-from isnet_jax.data import Split
+from isnet_jax.config import ISNetConfig
+from isnet_jax.data import Augmentation, Split
 from isnet_jax.evaluation import accuracy, background_share, highest_logit_relevance, predict
 from isnet_jax.files import write_atomically
 from isnet_jax.progress import TrainingDisplay
 from isnet_jax.report import Samples, write_report
 from isnet_jax.training import (
     ModelDescription,
+    OptimiserConfig,
     Training,
     compile_evaluation,
     fit,
@@ -48,6 +50,18 @@ class Job(Protocol):
     @property
     def model(self) -> str: ...
     @property
+    def isnet(self) -> ISNetConfig: ...
+    @property
+    def optimiser(self) -> OptimiserConfig: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def plain_epochs(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def augmentation(self) -> Augmentation: ...
+    @property
     def seed(self) -> int: ...
     @property
     def networks(self) -> tuple[str, ...]:
@@ -55,6 +69,19 @@ class Job(Protocol):
         ...
 
     def training(self, network: str) -> Training: ...
+
+
+def training_of(job: Job, network: str) -> Training:
+    """How "plain" or "isnet" is trained by a job's options."""
+    isnet = network == "isnet"
+    return Training(
+        objective=job.isnet if isnet else job.isnet.classification,
+        optimiser=job.optimiser,
+        epochs=job.epochs if isnet else job.plain_epochs,
+        batch_size=job.batch_size,
+        augmentation=job.augmentation,
+        seed=job.seed,
+    )
 
 
 def run(

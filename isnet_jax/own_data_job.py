@@ -79,15 +79,7 @@ class OwnDataJob:
 
     def training(self, network: str) -> Training:
         """How "plain" or "isnet" is trained."""
-        isnet = network == "isnet"
-        return Training(
-            objective=self.isnet if isnet else self.isnet.classification,
-            optimiser=self.optimiser,
-            epochs=self.epochs if isnet else self.plain_epochs,
-            batch_size=self.batch_size,
-            augmentation=self.augmentation,
-            seed=self.seed,
-        )
+        return jobs.training_of(self, network)
 
 
 def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
