@@ -23,7 +23,7 @@ import tyro
 from flax import nnx
 
 from isnet_jax import ISNetConfig, models
-from isnet_jax.comparison import machine
+from isnet_jax.job import machine
 from isnet_jax.training import compile_step, init_state, make_step, objective
 
 

@@ -54,6 +54,7 @@ class Operation:
     params: Mapping[str, Any]
     scope: str
     _equation: Any
+    _inner: Any
     _callers: tuple[Any, ...]
 
     @property
@@ -64,8 +65,17 @@ class Operation:
         return next(filter(None, found), None) or source_info_util.summarize(places[0])
 
     def bind(self, *values: Any) -> tuple[Any, ...]:
-        """The operation itself, exactly as the user's program runs it."""
+        """The operation itself, exactly as the user's program runs it.
+
+        On values of other shapes than the program's, a layer that has its own derivative is its
+        primitive.
+        """
         equation = self._equation
+        if self._inner is not None and any(
+            jnp.shape(value) != variable.aval.shape
+            for value, variable in zip(values, equation.invars, strict=True)
+        ):
+            equation = self._inner
         parameters = equation.primitive.get_bind_params(equation.params)
         with equation.ctx.manager:
             result = equation.primitive.bind(*values, **parameters)
@@ -147,7 +157,8 @@ class _Builder:
 
     def _append(self, equation: Any, inputs: tuple[Operand, ...]) -> tuple[Variable, ...]:
         outputs = tuple(self.fresh(variable.aval) for variable in equation.outvars)
-        name = equation.primitive.name
+        inner = _only_equation(equation)
+        name = (inner or equation).primitive.name
         if self.kept(str(equation.params.get("name", ""))) and name != "name":
             name = str(equation.params["name"])
         self.operations.append(
@@ -155,13 +166,29 @@ class _Builder:
                 name=name,
                 inputs=inputs,
                 outputs=outputs,
-                params=equation.params,
+                params=(inner or equation).params,
                 scope=str(equation.source_info.name_stack),
                 _equation=equation,
+                _inner=inner,
                 _callers=tuple(self.callers),
             )
         )
         return outputs
+
+
+def _only_equation(equation: Any) -> Any | None:
+    """The layer that a `custom_vjp` consists of: one with its own derivative, a lowering.
+
+    What is said of a layer's primitive is true of it.
+    """
+    if equation.primitive.name != "custom_vjp_call":
+        return None
+    body = equation.params["call_jaxpr"].jaxpr
+    if len(body.eqns) != 1 or body.constvars:
+        return None
+    (inner,) = body.eqns
+    same = inner.invars == body.invars and inner.outvars == body.outvars
+    return inner if same and inner.primitive.name in _facts.LAYERS else None
 
 
 def is_elementwise(equation: Any) -> bool:

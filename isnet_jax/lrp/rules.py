@@ -72,9 +72,9 @@ def transpose(apply: Apply, x: Array, weight: Array, s: Array) -> Array:
     def linear(x):
         return apply(x, weight)
 
-    dtype = jax.eval_shape(linear, x).dtype
-    (result,) = jax.linear_transpose(linear, x)(s.astype(dtype))
-    return result
+    # Not `jax.linear_transpose`, which knows no layers with a derivative of their own.
+    z, pull = jax.vjp(linear, x)
+    return pull(s.astype(z.dtype))[0]
 
 
 def contributions(layer: Layer, apply: Apply, sign: int) -> Array:

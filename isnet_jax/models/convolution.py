@@ -1,15 +1,60 @@
 """The lowering of convolutions, chosen in one place by backend and shape.
 
-Every lowering is made of JAX's own differentiable operations with a single product of input and
-weights, so that gradients of any order and LRP see one linear layer.
+`lax.conv_general_dilated` is what accelerators get. On CPUs a convolution is three bilinear
+functions, each the derivative of the others:
+
+    forward            y = x * w
+    input_gradient     g, w -> the gradient by x
+    weight_gradient    x, g -> the gradient by w
+
+so that gradients of every order, LRP's among them, use these lowerings, and not what JAX makes of
+the derivative of a derivative. There, only reverse mode works: no `jax.jvp`.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
+
+_NHWC = ("NHWC", "HWIO", "NHWC")
+
+_backend: list[str] = []
+
+
+@contextlib.contextmanager
+def lowered_for(backend: str) -> Iterator[None]:
+    """Trace convolutions for a backend other than the default one ("cpu", "gpu", "tpu")."""
+    _backend.append(backend)
+    try:
+        yield
+    finally:
+        _backend.pop()
+
+
+class Geometry(NamedTuple):
+    """What is fixed of a convolution: sizes of images and kernel, stride, padding."""
+
+    height: int
+    width: int
+    kernel_height: int
+    kernel_width: int
+    stride: int
+    padding: int
+
+    @property
+    def rows(self) -> int:
+        return (self.height + 2 * self.padding - self.kernel_height) // self.stride + 1
+
+    @property
+    def columns(self) -> int:
+        return (self.width + 2 * self.padding - self.kernel_width) // self.stride + 1
 
 
 def convolve(
@@ -20,45 +65,141 @@ def convolve(
     padding: int = 0,
 ) -> Float[Array, "batch new_height new_width features"]:
     """A two-dimensional convolution (cross-correlation), NHWC and HWIO, zero padding."""
-    if jax.default_backend() == "cpu" and _is_slow_on_cpu(x.shape, kernel.shape):
-        return _as_product(x, kernel, stride, padding)
+    geometry = Geometry(*x.shape[1:3], *kernel.shape[:2], stride, padding)
+    if (_backend[-1] if _backend else jax.default_backend()) != "cpu":
+        return _direct(geometry, x, kernel)
+    if _is_slow_on_cpu(geometry):
+        return _as_product(geometry, x, kernel)
+    return _convolution(geometry, x, kernel)
+
+
+def _is_slow_on_cpu(geometry: Geometry) -> bool:
+    """XLA's CPU convolutions crawl where the input is hardly larger than the kernel."""
+    size = (geometry.kernel_height, geometry.kernel_width)
+    return size == (1, 1) or min(geometry.height, geometry.width) <= max(size) + 1
+
+
+def _as_product(geometry: Geometry, x: Array, kernel: Array) -> Array:
+    """Patches (im2col) times weights."""
+    patches = jnp.concatenate(_windows(geometry, x), axis=-1)
+    return patches @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _windows(geometry: Geometry, x: Array) -> list[Array]:
+    """For each element of the kernel, what it is multiplied with."""
+    padding, stride = geometry.padding, geometry.stride
+    if padding:
+        x = jnp.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
+    rows, columns = stride * (geometry.rows - 1) + 1, stride * (geometry.columns - 1) + 1
+    return [
+        x[:, row : row + rows : stride, column : column + columns : stride]
+        for row in range(geometry.kernel_height)
+        for column in range(geometry.kernel_width)
+    ]
+
+
+# The three functions. Each knows how the cotangent of its result goes to either operand.
+
+
+def _bilinear(
+    compute: Callable[[Geometry, Array, Array], Array],
+    to_first: Callable[[Geometry, Array, Array], Array],
+    to_second: Callable[[Geometry, Array, Array], Array],
+) -> Callable[[Geometry, Array, Array], Array]:
+    """`compute`, differentiated by `to_first(geometry, cotangent, second)` and
+    `to_second(geometry, cotangent, first)`; what nobody asks for is not computed."""
+
+    run = jax.custom_vjp(compute, nondiff_argnums=(0,))
+
+    def forward(geometry, first, second):
+        kept = (
+            second.value if first.perturbed else None,
+            first.value if second.perturbed else None,
+        )
+        return compute(geometry, first.value, second.value), kept
+
+    def backward(geometry, kept, cotangent):
+        if isinstance(cotangent, SymbolicZero):
+            return None, None
+        second, first = kept
+        return (
+            None if second is None else to_first(geometry, cotangent, second),
+            None if first is None else to_second(geometry, cotangent, first),
+        )
+
+    run.defvjp(forward, backward, symbolic_zeros=True)
+    return run
+
+
+def _direct(geometry: Geometry, x: Array, kernel: Array) -> Array:
     return lax.conv_general_dilated(
         x,
         kernel,
-        (stride, stride),
-        [(padding, padding)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        (geometry.stride, geometry.stride),
+        [(geometry.padding, geometry.padding)] * 2,
+        dimension_numbers=_NHWC,
     )
 
 
-def _is_slow_on_cpu(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> bool:
-    """XLA's CPU convolutions crawl where the input is hardly larger than the kernel."""
-    return kernel_shape[:2] == (1, 1) or min(x_shape[1:3]) <= max(kernel_shape[:2]) + 1
-
-
-def _as_product(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    """Patches (im2col) times weights."""
-    height, width, channels, features = kernel.shape
-    if padding:
-        x = jnp.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
-    rows = (x.shape[1] - height) // stride + 1
-    columns = (x.shape[2] - width) // stride + 1
-    patches = jnp.concatenate(
-        [
-            lax.slice(
-                x,
-                (0, row, column, 0),
-                (
-                    x.shape[0],
-                    row + stride * (rows - 1) + 1,
-                    column + stride * (columns - 1) + 1,
-                    channels,
-                ),
-                (1, stride, stride, 1),
-            )
-            for row in range(height)
-            for column in range(width)
-        ],
-        axis=-1,
+def _input_gradient_by_xla(geometry: Geometry, g: Array, kernel: Array) -> Array:
+    """A convolution of the spread gradient with the turned kernel."""
+    pads = [
+        (size - 1 - geometry.padding, whole + geometry.padding - 1 - (count - 1) * geometry.stride)
+        for size, whole, count in (
+            (geometry.kernel_height, geometry.height, geometry.rows),
+            (geometry.kernel_width, geometry.width, geometry.columns),
+        )
+    ]
+    return lax.conv_general_dilated(
+        g,
+        jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
+        (1, 1),
+        pads,
+        lhs_dilation=(geometry.stride, geometry.stride),
+        dimension_numbers=_NHWC,
     )
-    return patches @ kernel.reshape(height * width * channels, features)
+
+
+def _weight_gradient_by_xla(geometry: Geometry, x: Array, g: Array) -> Array:
+    """A convolution in which channels and samples have changed places."""
+    pads = [
+        (geometry.padding, (count - 1) * geometry.stride + size - whole - geometry.padding)
+        for size, whole, count in (
+            (geometry.kernel_height, geometry.height, geometry.rows),
+            (geometry.kernel_width, geometry.width, geometry.columns),
+        )
+    ]
+    by_channel = lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0),
+        g.transpose(1, 2, 0, 3),
+        (1, 1),
+        pads,
+        rhs_dilation=(geometry.stride, geometry.stride),
+        dimension_numbers=_NHWC,
+    )
+    return by_channel.transpose(1, 2, 0, 3)
+
+
+def _convolution(geometry: Geometry, x: Array, kernel: Array) -> Array:
+    return _forward(geometry, x, kernel)
+
+
+def _input_gradient(geometry: Geometry, g: Array, kernel: Array) -> Array:
+    return _to_input(geometry, g, kernel)
+
+
+def _weight_gradient(geometry: Geometry, x: Array, g: Array) -> Array:
+    return _to_kernel(geometry, x, g)
+
+
+_forward = _bilinear(
+    _direct,
+    _input_gradient,
+    lambda geometry, cotangent, x: _weight_gradient(geometry, x, cotangent),
+)
+_to_input = _bilinear(_input_gradient_by_xla, _convolution, _weight_gradient)
+_to_kernel = _bilinear(
+    _weight_gradient_by_xla,
+    lambda geometry, cotangent, g: _input_gradient(geometry, g, cotangent),
+    lambda geometry, cotangent, x: _convolution(geometry, x, cotangent),
+)
