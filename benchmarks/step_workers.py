@@ -82,7 +82,7 @@ def jax_side(row: Row, mode: str) -> Callable[[], float]:
     optimiser = optax.chain(
         optax.clip_by_global_norm(CLIP), optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
     )
-    config = Classification() if mode == "plain" else ISNetConfig(variant=mode, heatmap_chunk=int(__import__("os").environ.get("CHUNK", "0")))
+    config = Classification() if mode == "plain" else ISNetConfig(variant=mode)
     run = compile_step(make_step(model, objective(config), optimiser))
     images, mask, labels = data(row)
     batch = jax.device_put({"image": images, "mask": mask, "label": labels.astype(np.int32)})

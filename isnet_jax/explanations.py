@@ -191,7 +191,8 @@ def weighted_heatmap_loss(
         return (weights * heatmap_loss(maps, mask, config)).sum(), maps
 
     count = len(explanation.seeds)
-    chunk = min(config.heatmap_chunk, count)
+    wanted = _default_chunk(config) if config.heatmap_chunk is None else config.heatmap_chunk
+    chunk = min(wanted, count)
     if chunk in (0, count):
         return of(explanation.seeds)
     size = next(size for size in range(chunk, 0, -1) if count % size == 0)
@@ -201,6 +202,10 @@ def weighted_heatmap_loss(
     return total / len(chunks), [
         jnp.moveaxis(m, 0, 1).reshape(m.shape[1], count, *m.shape[3:]) for m in maps
     ]
+
+
+def _default_chunk(config: ISNetConfig) -> int:
+    return int(jax.default_backend() == "cpu" and not config.deep_supervision)
 
 
 def _sum_over(f: Callable[[Array], tuple[Array, Any]], xs: Array) -> tuple[Array, Any]:

@@ -38,7 +38,7 @@ def test_another_first_layer_rule():
         ({"heatmap_chunk": -1}, "heatmap_chunk is -1; expected at least 0"),
         (
             {"heatmap_chunk": 2, "deep_supervision": True},
-            "heatmap_chunk cannot go with deep_supervision: .* Leave heatmap_chunk 0",
+            "heatmap_chunk cannot go with deep_supervision: .* Leave heatmap_chunk None",
         ),
         ({"heatmap_schedule": ((5, 0.1), (5, 0.2))}, r"has the steps \[5, 5\]; expected numbers"),
         ({"heatmap_schedule": ((0, 0.1), (5, 1.2))}, r"holds P = 1.2; expected in \[0, 1\]"),

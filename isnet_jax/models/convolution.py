@@ -82,7 +82,9 @@ def _is_slow_on_cpu(geometry: Geometry) -> bool:
 def _as_product(geometry: Geometry, x: Array, kernel: Array) -> Array:
     """Patches (im2col) times weights."""
     patches = jnp.concatenate(_windows(geometry, x), axis=-1)
-    return patches @ kernel.reshape(-1, kernel.shape[-1])
+    # With one axis of rows, the weights' gradient needs no transposed copy of the patches.
+    product = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    return product.reshape(*patches.shape[:-1], kernel.shape[-1])
 
 
 def _windows(geometry: Geometry, x: Array) -> list[Array]:
@@ -112,9 +114,10 @@ def _bilinear(
     run = jax.custom_vjp(compute, nondiff_argnums=(0,))
 
     def forward(geometry, first, second):
+        # JAX wants the residuals' tree to be always the same: a scalar stands for "not needed".
         kept = (
-            second.value if first.perturbed else None,
-            first.value if second.perturbed else None,
+            second.value if first.perturbed else jnp.zeros(()),
+            first.value if second.perturbed else jnp.zeros(()),
         )
         return compute(geometry, first.value, second.value), kept
 
@@ -123,8 +126,8 @@ def _bilinear(
             return None, None
         second, first = kept
         return (
-            None if second is None else to_first(geometry, cotangent, second),
-            None if first is None else to_second(geometry, cotangent, first),
+            to_first(geometry, cotangent, second) if second.ndim else None,
+            to_second(geometry, cotangent, first) if first.ndim else None,
         )
 
     run.defvjp(forward, backward, symbolic_zeros=True)
