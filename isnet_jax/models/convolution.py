@@ -65,7 +65,8 @@ def convolve(
     padding: int = 0,
 ) -> Float[Array, "batch new_height new_width features"]:
     """A two-dimensional convolution (cross-correlation), NHWC and HWIO, zero padding."""
-    geometry = Geometry(*x.shape[1:3], *kernel.shape[:2], stride, padding)
+    (_, height, width, _), (rows, columns, _, _) = x.shape, kernel.shape
+    geometry = Geometry(height, width, rows, columns, stride, padding)
     if (_backend[-1] if _backend else jax.default_backend()) != "cpu":
         return _direct(geometry, x, kernel)
     if _is_slow_on_cpu(geometry):
@@ -74,9 +75,10 @@ def convolve(
 
 
 def _is_slow_on_cpu(geometry: Geometry) -> bool:
-    """XLA's CPU convolutions crawl where the input is hardly larger than the kernel."""
+    """XLA's CPU convolutions crawl where input or output are smaller than the kernel."""
     size = (geometry.kernel_height, geometry.kernel_width)
-    return size == (1, 1) or min(geometry.height, geometry.width) <= max(size) + 1
+    smallest = min(geometry.height, geometry.width, geometry.rows, geometry.columns)
+    return size == (1, 1) or smallest < max(size)
 
 
 def _as_product(geometry: Geometry, x: Array, kernel: Array) -> Array:
@@ -163,6 +165,31 @@ def _input_gradient_by_xla(geometry: Geometry, g: Array, kernel: Array) -> Array
     )
 
 
+def _weight_gradient_by_shape(geometry: Geometry, x: Array, g: Array) -> Array:
+    few_features = x.shape[-1] >= 3 * g.shape[-1]
+    if (
+        geometry.stride == 1
+        and few_features
+        and x.shape[0] * geometry.rows * geometry.columns >= 1024
+    ):
+        return _weight_gradient_as_product(geometry, x, g)
+    return _weight_gradient_by_xla(geometry, x, g)
+
+
+def _weight_gradient_as_product(geometry: Geometry, x: Array, g: Array) -> Array:
+    """Inputs times patches of the gradient, which are the smaller ones where features are few."""
+    turned = geometry._replace(
+        height=geometry.rows,
+        width=geometry.columns,
+        padding=geometry.kernel_height - 1 - geometry.padding,
+    )
+    patches = jnp.concatenate(_windows(turned, g)[::-1], axis=-1)
+    channels = x.shape[-1]
+    product = x.reshape(-1, channels).T @ patches.reshape(-1, patches.shape[-1])
+    sizes = (geometry.kernel_height, geometry.kernel_width)
+    return product.reshape(channels, *sizes, g.shape[-1]).transpose(1, 2, 0, 3)
+
+
 def _weight_gradient_by_xla(geometry: Geometry, x: Array, g: Array) -> Array:
     """A convolution in which channels and samples have changed places."""
     pads = [
@@ -202,7 +229,7 @@ _forward = _bilinear(
 )
 _to_input = _bilinear(_input_gradient_by_xla, _convolution, _weight_gradient)
 _to_kernel = _bilinear(
-    _weight_gradient_by_xla,
+    _weight_gradient_by_shape,
     lambda geometry, cotangent, g: _input_gradient(geometry, g, cotangent),
     lambda geometry, cotangent, x: _convolution(geometry, x, cotangent),
 )
