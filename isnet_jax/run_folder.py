@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from isnet_jax.errors import UserError
 from isnet_jax.files import write_atomically
+from isnet_jax.options import plain as plain
 
 RECORD = "run.json"
 
@@ -56,17 +56,6 @@ def read(folder: Path) -> dict[str, Any]:
             "output folder of `isnet-jax train`."
         ) from error
     return settings
-
-
-def plain(value: Any) -> Any:
-    """Options as nested mappings of plain values, for JSON and the report."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    return value
 
 
 def _check(folder: Path, settings: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from flax import nnx
 from isnet_jax import Classification, ISNetConfig
 from isnet_jax.data import Augmentation, Split
 from isnet_jax.training import ModelDescription, OptimiserConfig, Training, fit
+from isnet_jax.training.speed import TIMES
 
 CLASSES = ("a", "b", "c")
 SHAPE = (12, 12, 3)
@@ -61,6 +62,9 @@ class Silent:
     def on_start(self, step, steps):
         self.told.append(("start", step))
 
+    def on_notice(self, text):
+        self.told.append(("notice", text))
+
     def on_step(self, step, metrics):
         self.told.append(("step", step))
 
@@ -94,7 +98,7 @@ def arrays(model: nnx.Module) -> dict[str, np.ndarray]:
 
 
 def timeless(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in history]
 
 
 def main(folder: Path, result: Path) -> None:

@@ -1,8 +1,13 @@
 """Training: state, one compiled step, checkpoints, the loop."""
 
-from isnet_jax.training.checkpoint import Checkpoints, ModelDescription, load_network
+from isnet_jax.training.checkpoint import (
+    CheckpointConfig,
+    Checkpoints,
+    ModelDescription,
+    load_network,
+)
 from isnet_jax.training.compilation import compiler_options
-from isnet_jax.training.loop import Observer, Training, fit
+from isnet_jax.training.loop import Observer, Training, fit, rerun
 from isnet_jax.training.optimiser import OptimiserConfig
 from isnet_jax.training.step import (
     TrainState,
@@ -12,12 +17,15 @@ from isnet_jax.training.step import (
     make_step,
     objective,
 )
+from isnet_jax.training.termination import Terminated
 
 __all__ = [
+    "CheckpointConfig",
     "Checkpoints",
     "ModelDescription",
     "Observer",
     "OptimiserConfig",
+    "Terminated",
     "TrainState",
     "Training",
     "compile_evaluation",
@@ -28,4 +36,5 @@ __all__ = [
     "load_network",
     "make_step",
     "objective",
+    "rerun",
 ]
