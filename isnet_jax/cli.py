@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from isnet_jax.errors import UserError, suggest
+from isnet_jax.errors import Terminated, UserError, suggest
 
 _USAGE = """usage: isnet-jax COMMAND [OPTIONS]
 
@@ -52,20 +53,30 @@ class Evaluate:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit code 0, 2 for input that the user can mend, 130 when interrupted."""
+    """Entry point. For the exit codes see `exit_codes`."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console()
+    with exit_codes():
+        _dispatch(arguments, Console())
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Exit with 2 for input that the user can mend, 130 after Ctrl-C, and 143 after SIGTERM.
+
+    143 is what shells and schedulers report of a process that SIGTERM ended, whether it noticed
+    or not: rules that restart preempted jobs know it.
+    """
+    told = Console(stderr=True)
     try:
-        _dispatch(arguments, console)
+        yield
     except UserError as error:
-        Console(stderr=True).print(
-            f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
-        )
+        told.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
+    except Terminated as error:
+        told.print(f"{error}; the same command goes on from there", highlight=False)
+        raise SystemExit(143) from None
     except KeyboardInterrupt:
-        Console(stderr=True).print(
-            "interrupted; the same command goes on after the last finished epoch"
-        )
+        told.print("interrupted; the same command goes on after the last checkpoint")
         raise SystemExit(130) from None
 
 

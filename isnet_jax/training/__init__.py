@@ -7,8 +7,10 @@ from isnet_jax.training.checkpoint import (
     load_network,
 )
 from isnet_jax.training.compilation import compiler_options
-from isnet_jax.training.loop import Observer, Training, fit, rerun
+from isnet_jax.training.divergence import rerun
+from isnet_jax.training.loop import Observer, fit
 from isnet_jax.training.optimiser import OptimiserConfig
+from isnet_jax.training.recipe import Training
 from isnet_jax.training.step import (
     TrainState,
     compile_evaluation,
@@ -17,7 +19,6 @@ from isnet_jax.training.step import (
     make_step,
     objective,
 )
-from isnet_jax.training.termination import Terminated
 
 __all__ = [
     "CheckpointConfig",
@@ -25,7 +26,6 @@ __all__ = [
     "ModelDescription",
     "Observer",
     "OptimiserConfig",
-    "Terminated",
     "TrainState",
     "Training",
     "compile_evaluation",

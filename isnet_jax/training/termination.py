@@ -9,10 +9,6 @@ from types import TracebackType
 import jax
 
 
-class Terminated(Exception):  # noqa: N818
-    """The training was asked to end by SIGTERM, and has saved its last step."""
-
-
 class Termination:
     """Notices SIGTERM within a `with` block; a second one ends the program at once.
 
