@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import re
 import resource
@@ -13,12 +14,16 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from tiny_process import assert_same_results, train
-from tiny_training import PLAIN, SMALL, Silent, split, timeless
+from tiny_training import ISNET, PLAIN, SMALL, Silent, split, timeless
 
 from isnet_jax import UserError
-from isnet_jax.training import fit
+from isnet_jax.training import CheckpointConfig, fit, rerun
+from isnet_jax.training.epoch_metrics import EpochMetrics
+from isnet_jax.training.failure import load_failure
 
 
 @pytest.fixture(scope="module")
@@ -231,9 +236,8 @@ def test_a_step_that_is_finite_when_repeated(tmp_path: Path, monkeypatch):
     add = EpochMetrics.add
 
     def struck(self, step, metrics):
-        return add(
-            self, step, metrics | {"loss": jnp.nan * metrics["loss"]} if step == 2 else metrics
-        )
+        struck = {"loss": jnp.float32(jnp.nan)} if step == 2 else {}
+        return add(self, step, metrics | struck)
 
     monkeypatch.setattr(EpochMetrics, "add", struck)
     with pytest.raises(UserError, match=r"at step 2: .*it was finite: suspect the device"):
