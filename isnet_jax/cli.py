@@ -126,16 +126,24 @@ def _train(arguments: list[str], console: Console) -> None:
 
 def _train_own_data(arguments: list[str], console: Console) -> Path:
     from isnet_jax import own_data_job
+    from isnet_jax.options import from_yaml
 
-    job = _parse(own_data_job.OwnDataJob, arguments, "isnet-jax train own-data")
+    file, arguments = _config_file(arguments)
+    given = {"default": from_yaml(own_data_job.OwnDataJob, file)} if file else {}
+    job = _parse(own_data_job.OwnDataJob, arguments, "isnet-jax train own-data", **given)
     own_data_job.run(job, console)
     return job.out
 
 
 def _train_biased_digits(arguments: list[str], console: Console) -> Path:
     from isnet_jax import comparison
+    from isnet_jax.options import from_yaml
 
-    default = comparison.CONFIGS[_named_config(arguments, comparison.CONFIGS)]
+    file, arguments = _config_file(arguments)
+    if file:
+        default = from_yaml(comparison.BiasedDigitsJob, file)
+    else:
+        default = comparison.CONFIGS[_named_config(arguments, comparison.CONFIGS)]
     program = "isnet-jax train biased-digits"
     job = _parse(comparison.BiasedDigitsJob, arguments, program, default=default)
     comparison.run(job, console)
@@ -175,17 +183,29 @@ def _choice(
 
 
 def _named_config(arguments: list[str], configs: dict[Any, Any]) -> Any:
-    for position, argument in enumerate(arguments):
-        value = None
-        if argument == "--config" and position + 1 < len(arguments):
-            value = arguments[position + 1]
-        elif argument.startswith("--config="):
-            value = argument.removeprefix("--config=")
-        if value is not None:
-            if value not in configs:
-                raise UserError(suggest(value, configs, what="config"))
-            return value
+    for _, value in _given_configs(arguments):
+        if value not in configs:
+            names = suggest(value, configs, what="config")
+            raise UserError(f"{names} Or give a file that ends in .yaml.")
+        return value
     return "demo"
+
+
+def _config_file(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """The YAML file that --config names, if it does, and the other arguments."""
+    for words, value in _given_configs(arguments):
+        if value.endswith((".yaml", ".yml")):
+            return Path(value), [*arguments[: words.start], *arguments[words.stop :]]
+    return None, arguments
+
+
+def _given_configs(arguments: list[str]) -> Iterator[tuple[slice, str]]:
+    """Where --config stands, and what it says."""
+    for position, argument in enumerate(arguments):
+        if argument == "--config" and position + 1 < len(arguments):
+            yield slice(position, position + 2), arguments[position + 1]
+        elif argument.startswith("--config="):
+            yield slice(position, position + 1), argument.removeprefix("--config=")
 
 
 def _evaluate(arguments: list[str], console: Console) -> None:

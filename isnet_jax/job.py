@@ -29,6 +29,7 @@ from isnet_jax.files import write_atomically
 from isnet_jax.progress import TrainingDisplay
 from isnet_jax.report import Samples, write_report
 from isnet_jax.training import (
+    CheckpointConfig,
     ModelDescription,
     OptimiserConfig,
     Training,
@@ -64,6 +65,12 @@ class Job(Protocol):
     @property
     def seed(self) -> int: ...
     @property
+    def patience(self) -> int: ...
+    @property
+    def checkpoints(self) -> CheckpointConfig: ...
+    @property
+    def profile_steps(self) -> tuple[int, int] | None: ...
+    @property
     def networks(self) -> tuple[str, ...]:
         """Names of the networks to train: "plain", "isnet"."""
         ...
@@ -81,7 +88,16 @@ def training_of(job: Job, network: str) -> Training:
         batch_size=job.batch_size,
         augmentation=job.augmentation,
         seed=job.seed,
+        patience=job.patience,
+        checkpoints=job.checkpoints,
+        profile_steps=job.profile_steps,
     )
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """What makes two runs the same: all options but the places and what is kept or watched."""
+    other = ("out", "data_dir", "checkpoints", "profile_steps")
+    return {name: value for name, value in run_folder.plain(job).items() if name not in other}
 
 
 def run(
@@ -103,10 +119,12 @@ def run(
       What metrics.json holds.
 
     Raises:
-      UserError: bad options or data, or an output folder that holds something else.
+      UserError: bad options or data, an output folder that holds something else or that another
+        process trains in, or what `fit` raises.
     """
     started = time.monotonic()
     run_folder.check(job.out, settings)
+    run_folder.check_unlocked(job.out)
     finished = _finished(job.out)
     if finished is not None:
         console.print(f"{job.out} is finished", soft_wrap=True, highlight=False)
@@ -117,7 +135,21 @@ def run(
     shape = splits["train"].images.shape[1:]
     description = ModelDescription(job.model, len(names), names, shape)
     _check_training(job, description, splits["train"])
-    run_folder.claim(job.out, settings)
+    options = run_folder.plain(job)
+    del options["out"]
+    run_folder.claim(job.out, settings, options)
+    with run_folder.lock(job.out):
+        return _train_and_judge(job, description, splits, console, words, started)
+
+
+def _train_and_judge(
+    job: Job,
+    description: ModelDescription,
+    splits: Splits,
+    console: Console,
+    words: Mapping[str, str],
+    started: float,
+) -> dict[str, Any]:
     networks, history = {}, {}
     for name in job.networks:
         logs = job.out / "tensorboard" / name

@@ -24,7 +24,8 @@ from tensorboardX import SummaryWriter
 
 from isnet_jax.data import Split
 from isnet_jax.evaluation import highest_logit_relevance
-from isnet_jax.training.loop import Record
+from isnet_jax.training.epoch_metrics import Record
+from isnet_jax.training.speed import TIMES
 from isnet_jax.visualize import heatmap_grid
 
 _LOSSES = {"loss": "loss", "classification": "class.", "heatmap": "heatmap", "accuracy": "acc."}
@@ -85,6 +86,9 @@ class TrainingDisplay:
         self.bar.start()
         self.task = self.bar.add_task(self.name, total=steps, completed=step, losses="compiling")
 
+    def on_notice(self, text: str) -> None:
+        self.console.print(f"{self.name}: {text}", soft_wrap=True, highlight=False)
+
     def on_step(self, step: int, metrics: Record | None) -> None:
         assert self.task is not None
         assert self.writer is not None
@@ -105,6 +109,8 @@ class TrainingDisplay:
         for key, value in record.items():
             if key.startswith("validation_"):
                 self.writer.add_scalar(key.replace("_", "/", 1), value, step)
+            elif key in TIMES:
+                self.writer.add_scalar(f"speed/{key}", value, step)
         batch = self.samples.batch(slice(0, 8))
         relevance = highest_logit_relevance(model(), batch["image"])
         grid = heatmap_grid(batch["image"], batch["mask"], {self.name: relevance})

@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import platform
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -152,6 +155,49 @@ def test_explain_refuses_another_size(finished: Path, tmp_path: Path, capsys):
     assert "40 x 20 pixels; the network expects 32 x 32" in capsys.readouterr().err
 
 
+def test_a_run_is_reproduced_from_its_config(finished: Path, data_dir: Path, tmp_path: Path):
+    cli.main(
+        [
+            "train",
+            "biased-digits",
+            "--out",
+            str(tmp_path / "b"),
+            "--config",
+            str(finished / "config.yaml"),
+        ]
+    )
+    old, new = (json.loads((p / "metrics.json").read_text()) for p in (finished, tmp_path / "b"))
+    assert (old["plain"], old["isnet"]) == (new["plain"], new["isnet"])
+    assert (tmp_path / "b" / "config.yaml").read_text() == (finished / "config.yaml").read_text()
+
+
+def test_a_folder_that_another_process_trains_in(
+    finished: Path, data_dir: Path, tmp_path: Path, capsys
+):
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
+    (out / "metrics.json").unlink()
+    program = "import sys, pathlib; from isnet_jax import run_folder\n"
+    program += (
+        "with run_folder.lock(pathlib.Path(sys.argv[1])): print('locked', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(out)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        before = contents(out)
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(command(out, data_dir))
+        shown = capsys.readouterr().err
+        assert f"is in use by another run: process {other.pid} on {platform.node()}" in shown
+        assert contents(out) == before
+        other.kill()
+    # Its lock ends with it.
+    cli.main(command(out, data_dir))
+    assert (out / "metrics.json").exists()
+
+
 # What is refused before any compute.
 
 
@@ -222,8 +268,8 @@ def test_a_data_set_with_missing_files(job: comparison.BiasedDigitsJob, tmp_path
 
 
 def test_the_settings_of_a_run_survive_json(job: comparison.BiasedDigitsJob):
-    settings = comparison._settings(job)
-    run_folder.claim(job.out, settings)
-    run_folder.claim(job.out, settings)
+    settings = jobs.settings_of(job)
+    run_folder.claim(job.out, settings, {})
+    run_folder.claim(job.out, settings, {})
     assert run_folder.read(job.out) == settings
     assert "out" not in settings

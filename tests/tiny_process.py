@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
 import sys
@@ -20,17 +21,23 @@ def train(
     stop: Callable[[str], bool] = lambda line: False,
     by: signal.Signals = signal.SIGKILL,
     status: int = 0,
+    largest_file: int = resource.RLIM_INFINITY,
 ) -> list[str]:
     """What the training printed; stopped by a signal once `stop` is true of a line.
 
     Args:
       options: see `tiny_training.py`.
       status: what it shall exit with if it is not killed.
+      largest_file: bytes beyond which it can write no file, as with a full disk.
     """
     command = [sys.executable, str(PROGRAM), str(folder), str(result), *map(str, options)]
     lines = []
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file,) * 2),
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
