@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+import checkpoint_on_devices
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,9 +25,9 @@ from tiny_process import assert_same_results, train
 from tiny_training import ISNET, PLAIN, SMALL, Silent, split, timeless
 
 from isnet_jax import UserError
-from isnet_jax.training import CheckpointConfig, fit, rerun
+from isnet_jax.training import CheckpointConfig, Checkpoints, fit, rerun
 from isnet_jax.training.epoch_metrics import EpochMetrics
-from isnet_jax.training.failure import load_failure
+from isnet_jax.training.failure import host_arrays, load_failure
 
 
 @pytest.fixture(scope="module")
@@ -256,3 +261,19 @@ def test_the_best_and_the_last_are_kept(tmp_path: Path):
     best = sorted(history, key=lambda record: record["validation_loss"])[:2]
     found = sorted(int(path.name) for path in (tmp_path / "best").iterdir())
     assert found == sorted(int(record["step"]) for record in best)
+
+
+def test_a_checkpoint_goes_from_one_device_to_eight_and_back(three_epochs: Path, tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, checkpoint_on_devices.__file__, str(three_epochs), str(tmp_path)],
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    states = []
+    for folder in (three_epochs, tmp_path):
+        with Checkpoints(folder) as checkpoints:
+            resumed = checkpoints.resume(checkpoint_on_devices.like(3))
+        assert resumed is not None
+        states.append(host_arrays(resumed[0]))
+    jax.tree.map(np.testing.assert_array_equal, *states)
