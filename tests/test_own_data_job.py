@@ -160,7 +160,7 @@ def test_a_deleted_data_file_costs_nothing_once_it_is_back(prepared: Path, tmp_p
     before = sorted(out.rglob("*"))
     with pytest.raises(SystemExit, match="2"):
         run("train", "own-data", data, "--out", out, *SMALL)
-    assert "1 of 3 files are missing" in capsys.readouterr().err
+    assert f"missing from the prepared data in {data}: {file.name}" in capsys.readouterr().err
     assert sorted(out.rglob("*")) == before
     (tmp_path / "elsewhere").rename(file)
     run("train", "own-data", data, "--out", out, *SMALL)

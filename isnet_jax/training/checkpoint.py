@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -158,17 +159,18 @@ class Checkpoints:
         self.wait()
         steps = sorted(self._last.all_steps(), reverse=True)
         damage: dict[int, _DamagedError] = {}
-        for step in steps:
-            try:
-                state, progress = _restored(self._last, step, like)
-            except _DamagedError as error:
-                damage[step] = error
-                continue
-            for later, error in damage.items():
-                self._set_aside(later)
-                self._tell(f"{error}; going on from step {step} instead")
-            self._drop_later_best(step)
-            return state, progress
+        with _abandoned_reads_are_silent():
+            for step in steps:
+                try:
+                    state, progress = _restored(self._last, step, like)
+                except _DamagedError as error:
+                    damage[step] = error
+                    continue
+                for later, error in damage.items():
+                    self._set_aside(later)
+                    self._tell(f"{error}; going on from step {step} instead")
+                self._drop_later_best(step)
+                return state, progress
         if damage:
             raise UserError(f"{damage[steps[0]]}, nor any before it. {_START_ANEW}")
         self._drop_later_best(-1)
@@ -340,8 +342,26 @@ def _restored(manager: ocp.CheckpointManager, step: int, like: Any) -> tuple[Any
     return unflattened(like, found["state"], str(manager.directory)), found["progress"]
 
 
+@contextlib.contextmanager
+def _abandoned_reads_are_silent() -> Iterator[None]:
+    """Orbax does not wait for the other reads when one has failed; each would print a traceback."""
+    before = sys.unraisablehook
+
+    def hook(raised: Any) -> None:
+        if str(raised.exc_value) != "Event loop is closed":
+            before(raised)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    """Without the specification that tensorstore adds."""
+    text = (str(error) or type(error).__name__).splitlines()[0]
+    return text.split(" [tensorstore_spec=")[0]
 
 
 def flattened(tree: Any) -> dict[str, Any]:
