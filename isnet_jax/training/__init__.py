@@ -1,12 +1,8 @@
 """Training: state, one compiled step, checkpoints, the loop."""
 
-from isnet_jax.training.checkpoint import (
-    CheckpointConfig,
-    Checkpoints,
-    ModelDescription,
-    load_network,
-)
+from isnet_jax.training.checkpoint import CheckpointConfig, Checkpoints, load_network
 from isnet_jax.training.compilation import compiler_options
+from isnet_jax.training.description import ModelDescription
 from isnet_jax.training.divergence import rerun
 from isnet_jax.training.loop import Observer, fit
 from isnet_jax.training.optimiser import OptimiserConfig

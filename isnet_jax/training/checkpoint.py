@@ -18,27 +18,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from isnet_jax import models
 from isnet_jax.errors import UserError
 from isnet_jax.files import write_atomically
+from isnet_jax.training.description import ModelDescription, read_description
 from isnet_jax.training.step import TrainState
 
-_DESCRIPTION = "model.json"
 _LOSS = "validation_loss"
 _START_ANEW = "Delete that folder to go on without it."
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelDescription:
-    """What is needed to build the network that a checkpoint's weights belong to."""
-
-    architecture: str
-    num_classes: int
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, ...]
-
-    def create(self, seed: int = 0) -> nnx.Module:
-        return models.create(self.architecture, num_classes=self.num_classes, rngs=nnx.Rngs(seed))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,24 +200,6 @@ class Checkpoints:
             ) from error
 
 
-def write_description(folder: Path, description: ModelDescription) -> None:
-    """Record beside a network's checkpoints what it is.
-
-    Raises:
-      UserError: the folder holds another network.
-    """
-    if (folder / _DESCRIPTION).exists():
-        found = _read_description(folder)
-        if found != description:
-            raise UserError(
-                f"{folder} holds another network, {_words(found)}; expected {_words(description)}. "
-                "Choose another folder."
-            )
-        return
-    text = json.dumps(dataclasses.asdict(description), indent=2) + "\n"
-    write_atomically(folder / _DESCRIPTION, text)
-
-
 def load_network(
     folder: Path, architecture: str | None = None
 ) -> tuple[nnx.Module, ModelDescription]:
@@ -245,7 +213,7 @@ def load_network(
       UserError: no checkpoint there, or one of another architecture.
     """
     folder = folder.resolve()
-    description = _read_description(folder)
+    description = read_description(folder)
     if architecture is not None and architecture != description.architecture:
         raise UserError(
             f"{folder} holds a {description.architecture!r}; expected a {architecture!r}. Leave "
@@ -263,26 +231,6 @@ def load_network(
     model = nnx.merge(graph, found["parameters"], found["rest"])
     model.eval()
     return model, description
-
-
-def _read_description(folder: Path) -> ModelDescription:
-    try:
-        fields = json.loads((folder / _DESCRIPTION).read_text())
-        return ModelDescription(
-            **fields | {key: tuple(fields[key]) for key in ("class_names", "image_shape")}
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        nearby = sorted(str(path.parent) for path in folder.glob(f"*/{_DESCRIPTION}"))
-        hint = f" Did you mean {' or '.join(nearby)}?" if nearby else ""
-        raise UserError(
-            f"{folder} holds no network; expected {_DESCRIPTION} and best/, as a run's plain/ and "
-            f"isnet/ have.{hint}"
-        ) from error
-
-
-def _words(description: ModelDescription) -> str:
-    shape = " x ".join(map(str, description.image_shape))
-    return f"a {description.architecture!r} for {description.num_classes} classes of {shape} images"
 
 
 def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:

@@ -15,7 +15,8 @@ import numpy as np
 
 from isnet_jax.errors import UserError
 from isnet_jax.files import write_atomically
-from isnet_jax.training.checkpoint import ModelDescription, flattened
+from isnet_jax.training.checkpoint import flattened
+from isnet_jax.training.description import ModelDescription
 from isnet_jax.training.step import TrainState
 
 

@@ -11,7 +11,8 @@ from flax import nnx
 from isnet_jax.data import Split
 from isnet_jax.errors import Terminated
 from isnet_jax.training import profiling
-from isnet_jax.training.checkpoint import Checkpoints, ModelDescription, write_description
+from isnet_jax.training.checkpoint import Checkpoints
+from isnet_jax.training.description import ModelDescription, write_description
 from isnet_jax.training.divergence import diverged
 from isnet_jax.training.epoch_metrics import NonFiniteError, Record
 from isnet_jax.training.recipe import Training

@@ -13,7 +13,8 @@ import numpy as np
 from isnet_jax.data import Split
 from isnet_jax.errors import UserError
 from isnet_jax.options import plain
-from isnet_jax.training.checkpoint import Checkpoints, ModelDescription
+from isnet_jax.training.checkpoint import Checkpoints
+from isnet_jax.training.description import ModelDescription
 from isnet_jax.training.epoch_metrics import EpochMetrics, NonFiniteError, Record, nonfinite
 from isnet_jax.training.provenance import provenance
 from isnet_jax.training.recipe import Training
