@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from isnet_jax.errors import UserError
 from isnet_jax.files import write_atomically
@@ -120,6 +121,8 @@ class Checkpoints:
 
     def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Write the records of all epochs to metrics.jsonl, one a line."""
+        if jax.process_index() > 0:
+            return
         lines = "".join(json.dumps(record) + "\n" for record in history)
         with self._writing():
             write_atomically(self._folder / "metrics.jsonl", lines)
@@ -179,18 +182,24 @@ class Checkpoints:
                 self._best.delete(later)
 
     def _set_aside(self, step: int) -> None:
-        place = self._folder / "damaged" / str(step)
-        place.parent.mkdir(exist_ok=True)
-        shutil.rmtree(place, ignore_errors=True)
-        (Path(self._last.directory) / str(step)).rename(place)
+        if jax.process_index() == 0:
+            place = self._folder / "damaged" / str(step)
+            place.parent.mkdir(exist_ok=True)
+            shutil.rmtree(place, ignore_errors=True)
+            (Path(self._last.directory) / str(step)).rename(place)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"set aside {step}")
         self._last.reload()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        # Orbax passes on what its storage raises: OSError, tensorstore's ValueError and others.
-        except Exception as error:
+        # What storage raises: tensorstore's errors are ValueErrors. RuntimeErrors and time-outs
+        # are other processes' that have stopped.
+        except TimeoutError:
+            raise
+        except (OSError, ValueError) as error:
             whole = sorted(int(p.name) for p in self._folder.glob("last/*") if p.name.isdigit())
             kept = f"Those of steps {whole} are whole" if whole else "None was written before"
             raise UserError(

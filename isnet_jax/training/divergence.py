@@ -46,7 +46,8 @@ def diverged(run: Run, error: NonFiniteError) -> UserError:
     again = _rerun(run.run_step, run.state, batch)
     path = run.folder / f"nonfinite-step-{error.step}.npz"
     try:
-        failure.write(path)
+        if jax.process_index() == 0:
+            failure.write(path)
         dumped = f"{path} holds it: isnet_jax.training.rerun({str(path)!r}) makes it again."
     except OSError as problem:
         dumped = f"It could not be dumped ({problem})."
