@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import subprocess
@@ -31,12 +32,17 @@ def train(
       largest_file: bytes beyond which it can write no file, as with a full disk.
     """
     command = [sys.executable, str(PROGRAM), str(folder), str(result), *map(str, options)]
+    environment = dict(os.environ)
+    if largest_file != resource.RLIM_INFINITY:
+        # JAX would leave parts of programs in its cache, which the other tests share.
+        environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     lines = []
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env=environment,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file,) * 2),
     ) as process:
         assert process.stdout is not None
