@@ -36,6 +36,8 @@ def isnet_loss(
       batch: "image" (B, H, W, C) in [0, 1], "mask" (B, H, W, 1) in {0, 1} with foreground in
         every sample, "label" (B,) ints, or (B, classes) in [0, 1] for multi-label heads.
         "has_mask" (B,), if there: samples where it is false have no mask and are only classified.
+        "number" (B,) ints, if there: of which number in the whole batch each sample is, where
+        this is a part of it; random choices go by it. Else they are counted over the axis.
         Values are not checked here, under jit they cannot be: use
         `isnet_jax.data.check_examples` on the data.
       config: the objective.
@@ -67,8 +69,9 @@ def isnet_loss(
 
     numbers = jnp.arange(len(image))
     offset = 0 if axis_name is None else lax.axis_index(axis_name) * len(image)
+    in_whole = batch.get("number", numbers + offset)
     explanation = explain(
-        pure_forward(model), drawn(image), config, places, variant_key, drawn(numbers + offset)
+        pure_forward(model), drawn(image), config, places, variant_key, drawn(in_whole)
     )
     nnx.update(model, explanation.auxiliary)
     logits = explanation.logits

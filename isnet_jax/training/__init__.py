@@ -4,6 +4,7 @@ from isnet_jax.training.checkpoint import Checkpoints, ModelDescription, load_ne
 from isnet_jax.training.compilation import compiler_options
 from isnet_jax.training.loop import Observer, Training, fit
 from isnet_jax.training.optimiser import OptimiserConfig
+from isnet_jax.training.parallel import Launch, Launcher, StepCost
 from isnet_jax.training.step import (
     TrainState,
     compile_evaluation,
@@ -15,9 +16,12 @@ from isnet_jax.training.step import (
 
 __all__ = [
     "Checkpoints",
+    "Launch",
+    "Launcher",
     "ModelDescription",
     "Observer",
     "OptimiserConfig",
+    "StepCost",
     "TrainState",
     "Training",
     "compile_evaluation",
