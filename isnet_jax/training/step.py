@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import lax
@@ -112,8 +113,7 @@ def make_step(
             parts = _parts(batch, accumulate, axis_name)
             gradients, (rest, metrics) = _accumulated(gradient_of, state, parts)
         if axis_name is not None:
-            gradients, metrics = lax.pmean((gradients, metrics), axis_name)
-            rest = jax.tree.map(functools.partial(_averaged, axis_name), rest)
+            gradients, rest, metrics = _averaged((gradients, rest, metrics), axis_name)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         updates, optimiser_state = optimiser.update(gradients, state.optimiser, state.parameters)
         parameters: Any = optax.apply_updates(state.parameters, updates)
@@ -170,9 +170,20 @@ def compile_evaluation(
     return jax.jit(evaluate, compiler_options=compiler_options())
 
 
-def _averaged(axis_name: str, leaf: Array) -> Array:
-    """Statistics are averaged; counters and keys are alike on all devices."""
-    return lax.pmean(leaf, axis_name) if _is_inexact(leaf) else leaf
+def _averaged(tree: Any, axis_name: str) -> Any:
+    """Means over the axis by one all-reduce for each dtype; counters and keys stay: all are alike.
+
+    One vector, because XLA would combine the arrays of a tree with whatever else is reduced at
+    the time, synchronised batch norms for example, or by size.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    for dtype in sorted({leaf.dtype for leaf in leaves if _is_inexact(leaf)}, key=str):
+        places = [place for place, leaf in enumerate(leaves) if leaf.dtype == dtype]
+        mean = lax.pmean(jnp.concatenate([leaves[place].ravel() for place in places]), axis_name)
+        ends = np.cumsum([leaves[place].size for place in places])
+        for place, part in zip(places, jnp.split(mean, ends[:-1]), strict=True):
+            leaves[place] = part.reshape(leaves[place].shape)
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _is_inexact(leaf: Array) -> bool:
