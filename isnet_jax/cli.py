@@ -117,6 +117,7 @@ def _train_own_data(arguments: list[str], console: Console) -> Path:
     from isnet_jax import own_data_job
 
     job = _parse(own_data_job.OwnDataJob, arguments, "isnet-jax train own-data")
+    _connect(job.processes, console)
     own_data_job.run(job, console)
     return job.out
 
@@ -127,8 +128,18 @@ def _train_biased_digits(arguments: list[str], console: Console) -> Path:
     default = comparison.CONFIGS[_named_config(arguments, comparison.CONFIGS)]
     program = "isnet-jax train biased-digits"
     job = _parse(comparison.BiasedDigitsJob, arguments, program, default=default)
+    _connect(job.processes, console)
     comparison.run(job, console)
     return job.out
+
+
+def _connect(processes: Any, console: Console) -> None:
+    """Meet the other processes of this training; only the first one prints."""
+    if processes.coordinator:
+        from isnet_jax.training import is_first
+
+        processes.connect()
+        console.quiet = not is_first()
 
 
 def _calibrate(arguments: list[str], console: Console) -> None:

@@ -6,8 +6,9 @@ import dataclasses
 import functools
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 from rich.console import Console
 from rich.progress import Progress
 
@@ -25,7 +26,7 @@ from isnet_jax.data import (
     prepare,
 )
 from isnet_jax.errors import UserError, suggest
-from isnet_jax.training import OptimiserConfig, Training, load_network
+from isnet_jax.training import Launch, OptimiserConfig, Processes, Training, load_network
 
 NETWORKS = ("plain", "isnet")
 ConfigName = Literal["demo", "full"]
@@ -53,6 +54,8 @@ class BiasedDigitsJob:
       batch_size: images in each training step.
       augmentation: random transformations of image and mask together.
       seed: decides weights, order of the images and random choices; the data have their own.
+      launch: how the step runs over devices.
+      processes: of which this is one, for training over several hosts.
     """
 
     out: Path = Path("runs/biased-digits")
@@ -70,6 +73,8 @@ class BiasedDigitsJob:
     batch_size: int = 64
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
+    processes: Processes = field(default_factory=Processes)
 
     def __post_init__(self):
         if self.model not in models.list():
@@ -105,7 +110,7 @@ def run(job: BiasedDigitsJob, console: Console) -> dict[str, Any]:
         isnet = calibrated(job.isnet, job.model, job.calibration)
         job = dataclasses.replace(job, isnet=isnet, calibration=None)
     load = functools.partial(load_data, job.data, job.data_dir, console)
-    return jobs.run(job, _settings(job), load, console, {})
+    return jobs.run(job, jobs.settings_of(job), load, console, {})
 
 
 def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, jobs.Judged]:
@@ -141,12 +146,3 @@ def load_data(config: BiasedDigitsConfig, data_dir: Path, console: Console) -> d
             config, data_dir, lambda done, total: bar.update(task, completed=done, total=total)
         )
         return {name: load_split(builder, name) for name in SPLITS}
-
-
-def _settings(job: BiasedDigitsJob) -> dict[str, Any]:
-    """What makes two runs the same: all options but the places."""
-    return {
-        name: value
-        for name, value in run_folder.plain(job).items()
-        if name not in ("out", "data_dir")
-    }

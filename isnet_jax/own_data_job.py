@@ -19,7 +19,7 @@ from isnet_jax.config import ISNetConfig
 from isnet_jax.data import Augmentation, Split, load_split, open_prepared
 from isnet_jax.data.own_data import RECORD
 from isnet_jax.errors import UserError, suggest
-from isnet_jax.training import OptimiserConfig, Training, load_network
+from isnet_jax.training import Launch, OptimiserConfig, Processes, Training, load_network
 
 _WORDS = {
     "lead": "A classifier learns whatever helps on its training images, the background included. "
@@ -50,6 +50,8 @@ class OwnDataJob:
       batch_size: images in each training step.
       augmentation: random transformations of image and mask together.
       seed: decides weights, order of the images and random choices.
+      launch: how the step runs over devices.
+      processes: of which this is one, for training over several hosts.
     """
 
     data: Annotated[Path, tyro.conf.Positional]
@@ -64,6 +66,8 @@ class OwnDataJob:
     batch_size: int = 32
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
+    processes: Processes = field(default_factory=Processes)
 
     def __post_init__(self):
         if self.model not in models.list():
@@ -96,8 +100,7 @@ def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
     if features["label"].shape:
         losses = dataclasses.replace(job.isnet.classification, task="multilabel")
         job = dataclasses.replace(job, isnet=dataclasses.replace(job.isnet, classification=losses))
-    settings = run_folder.plain(job)
-    del settings["out"]
+    settings = jobs.settings_of(job)
     # Where `evaluate` finds the data, and what they are.
     settings |= {"data": str(job.data.absolute()), "content": _digest(job.data)}
     load = functools.partial(_splits, builder, console)

@@ -24,6 +24,7 @@ from tensorboardX import SummaryWriter
 
 from isnet_jax.data import Split
 from isnet_jax.evaluation import highest_logit_relevance
+from isnet_jax.training import StepCost
 from isnet_jax.training.loop import Record
 from isnet_jax.visualize import heatmap_grid
 
@@ -34,6 +35,28 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text(f"{speed:.1f}/s" if speed else "", style="progress.data.speed")
+
+
+class Unobserved:
+    """An observer of `fit` for processes beside the first: shows and writes nothing."""
+
+    def __enter__(self) -> Unobserved:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        pass
+
+    def on_start(self, step: int, steps: int) -> None:
+        pass
+
+    def on_compiled(self, cost: StepCost) -> None:
+        pass
+
+    def on_step(self, step: int, metrics: Record | None) -> None:
+        pass
+
+    def on_epoch(self, record: Record, model: Callable[[], nnx.Module]) -> None:
+        pass
 
 
 class TrainingDisplay:
@@ -84,6 +107,9 @@ class TrainingDisplay:
         self.writer = SummaryWriter(str(self.logs), purge_step=step + 1)
         self.bar.start()
         self.task = self.bar.add_task(self.name, total=steps, completed=step, losses="compiling")
+
+    def on_compiled(self, cost: StepCost) -> None:
+        self.console.print(f"{self.name}: {cost}", soft_wrap=True, highlight=False)
 
     def on_step(self, step: int, metrics: Record | None) -> None:
         assert self.task is not None

@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 from flax import nnx
-from tiny_training import PLAIN, SHAPE, split
+from tiny_training import PLAIN, split
 
 from isnet_jax import ISNetConfig, models
 from isnet_jax.training import Launch, init_state, make_step, objective

@@ -222,7 +222,7 @@ def test_a_data_set_with_missing_files(job: comparison.BiasedDigitsJob, tmp_path
 
 
 def test_the_settings_of_a_run_survive_json(job: comparison.BiasedDigitsJob):
-    settings = comparison._settings(job)
+    settings = jobs.settings_of(job)
     run_folder.claim(job.out, settings)
     run_folder.claim(job.out, settings)
     assert run_folder.read(job.out) == settings

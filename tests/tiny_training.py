@@ -61,6 +61,9 @@ class Silent:
     def on_start(self, step, steps):
         self.told.append(("start", step))
 
+    def on_compiled(self, cost):
+        self.cost = cost
+
     def on_step(self, step, metrics):
         self.told.append(("step", step))
 
@@ -68,7 +71,7 @@ class Silent:
         self.told.append(("epoch", int(record["epoch"])))
 
 
-class _Printing(Silent):
+class Printing(Silent):
     def __init__(self, folder: Path, steps_per_epoch: int):
         super().__init__()
         self.folder, self.steps_per_epoch = folder, steps_per_epoch
@@ -98,7 +101,7 @@ def timeless(history: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def main(folder: Path, result: Path) -> None:
-    model, history = fit(SMALL, ISNET, split(36), split(20, 1), folder, _Printing(folder, 36 // 8))
+    model, history = fit(SMALL, ISNET, split(36), split(20, 1), folder, Printing(folder, 36 // 8))
     np.savez(result, history=json.dumps(timeless(history)), **arrays(model))
 
 

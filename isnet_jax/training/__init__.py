@@ -5,6 +5,7 @@ from isnet_jax.training.compilation import compiler_options
 from isnet_jax.training.loop import Observer, Training, fit
 from isnet_jax.training.optimiser import OptimiserConfig
 from isnet_jax.training.parallel import Launch, Launcher, StepCost
+from isnet_jax.training.processes import Processes, first_then_all, is_first
 from isnet_jax.training.step import (
     TrainState,
     compile_evaluation,
@@ -21,14 +22,17 @@ __all__ = [
     "ModelDescription",
     "Observer",
     "OptimiserConfig",
+    "Processes",
     "StepCost",
     "TrainState",
     "Training",
     "compile_evaluation",
     "compile_step",
     "compiler_options",
+    "first_then_all",
     "fit",
     "init_state",
+    "is_first",
     "load_network",
     "make_step",
     "objective",

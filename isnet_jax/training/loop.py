@@ -19,10 +19,11 @@ from isnet_jax.data import Augmentation, Split, train_iterator
 from isnet_jax.errors import UserError
 from isnet_jax.training.checkpoint import Checkpoints, ModelDescription, write_description
 from isnet_jax.training.optimiser import OptimiserConfig
+from isnet_jax.training.parallel import Launch, StepCost
+from isnet_jax.training.processes import agreed
 from isnet_jax.training.step import (
     TrainState,
     compile_evaluation,
-    compile_step,
     init_state,
     make_step,
     objective,
@@ -41,9 +42,10 @@ class Training:
       objective: an ISNet's, or the loss of a plain classifier.
       optimiser: see there.
       epochs: passes over the training split, at least 1.
-      batch_size: samples a step, at least 1.
+      batch_size: samples a step, over all devices, at least 1.
       augmentation: random transformations of image and mask together.
       seed: decides weights, order, shifts and the stochastic choices; 0 to 2**32 - 1.
+      launch: how the step runs over devices.
     """
 
     objective: ISNetConfig | Classification
@@ -52,6 +54,7 @@ class Training:
     batch_size: int
     augmentation: Augmentation
     seed: int
+    launch: Launch = dataclasses.field(default_factory=Launch)
 
     def __post_init__(self):
         if self.epochs < 1:
@@ -62,13 +65,18 @@ class Training:
             raise UserError(f"training: seed is {self.seed}; expected 0 to 2**32 - 1.")
 
     def batches(self, train: Split) -> Any:
-        """The endless batches of the training split.
+        """The endless batches of the training split: of each, the rows of this process.
 
         Raises:
           UserError: the split does not fill a batch, or its images are too small for the shifts.
         """
         return train_iterator(
-            train, self.batch_size, seed=self.seed, augmentation=self.augmentation
+            train,
+            self.batch_size // jax.process_count(),
+            seed=self.seed,
+            augmentation=self.augmentation,
+            shard_index=jax.process_index(),
+            shard_count=jax.process_count(),
         )
 
 
@@ -77,6 +85,9 @@ class Observer(Protocol):
 
     def on_start(self, step: int, steps: int) -> None:
         """Before the first step: how many were made by an earlier call, and how many in all."""
+
+    def on_compiled(self, cost: StepCost) -> None:
+        """Before the first step of this call: what a step costs."""
 
     def on_step(self, step: int, metrics: Record | None) -> None:
         """After a step was dispatched; metrics of a recent one where they were fetched."""
@@ -95,6 +106,8 @@ def fit(
 ) -> tuple[nnx.Module, list[Record]]:
     """Train a network, or go on where an earlier call in this folder was interrupted.
 
+    Of several processes (`jax.distributed`) each makes this call, with the same arguments.
+
     After every epoch the state, the place in the data and the history are written to
     `folder/last`, and to `folder/best` if the validation loss is the lowest so far.
 
@@ -102,9 +115,10 @@ def fit(
       The network with the lowest validation loss, in eval mode, and one record an epoch.
 
     Raises:
-      UserError: the loss is no longer finite (the last checkpoint is kept), or the folder's
-        checkpoints belong to another architecture.
+      UserError: the loss is no longer finite (the last checkpoint is kept), the folder's
+        checkpoints belong to another architecture, or the batch does not divide by the devices.
     """
+    launcher = training.launch.launcher(training.batch_size)
     write_description(folder, description)
     batches = training.batches(train)
     steps_per_epoch = len(train) // training.batch_size
@@ -112,7 +126,16 @@ def fit(
     optimiser = training.optimiser.make(steps)
     model = description.create(training.seed)
     state = init_state(model, optimiser, jax.random.key(training.seed))
-    run_step = compile_step(make_step(model, objective(training.objective), optimiser))
+    step = make_step(
+        launcher.prepared(model),
+        objective(training.objective, launcher.axis_name),
+        optimiser,
+        axis_name=launcher.axis_name,
+        accumulate=training.launch.accumulate,
+    )
+    run_step = launcher.launch(
+        step, lambda compiled: observer.on_compiled(launcher.cost(compiled, model))
+    )
     run_evaluation = compile_evaluation(model, objective(training.objective))
     history: list[Record] = []
     with Checkpoints(folder) as checkpoints:
@@ -121,12 +144,14 @@ def fit(
             state, progress = resumed
             history = progress["history"]
             batches.set_state(progress["batches"])
+        state = launcher.place(state)
         observer.on_start(len(history) * steps_per_epoch, steps)
         for epoch in range(len(history) + 1, training.epochs + 1):
             started = time.monotonic()
             numbers = range((epoch - 1) * steps_per_epoch, epoch * steps_per_epoch)
             state, metrics = _epoch(run_step, state, batches, numbers, observer)
-            validated = _validate(run_evaluation, state, validation, training)
+            local = launcher.local(state)
+            validated = agreed(_validate(run_evaluation, local, validation, training))
             record = {
                 "epoch": epoch,
                 "step": epoch * steps_per_epoch,
@@ -138,7 +163,7 @@ def fit(
             best = all(record["validation_loss"] < r["validation_loss"] for r in history)
             history.append(record)
             checkpoints.save(state, {"history": history, "batches": batches.get_state()}, best=best)
-            observer.on_epoch(record, lambda state=state: _network(model, state))
+            observer.on_epoch(record, lambda local=local: _network(model, local))
         chosen = checkpoints.best(state)
     assert chosen is not None
     return _network(model, chosen), history

@@ -123,8 +123,8 @@ class Launcher:
         """The mapped axis, for `make_step` and `objective`."""
         return None if self.mesh is None else AXIS
 
-    def cost(self, compiled: jax.stages.Compiled, state: TrainState) -> StepCost:
-        """What the compiler says of the launched step."""
+    def cost(self, compiled: jax.stages.Compiled, model: nnx.Module) -> StepCost:
+        """What the compiler says of the model's launched step."""
         memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
         needed = None
         if memory is not None:
@@ -135,7 +135,7 @@ class Launcher:
                 + memory.temp_size_in_bytes
             )
         return StepCost(
-            parameters=sum(leaf.size for leaf in jax.tree.leaves(state.parameters)),
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))),
             devices=1 if self.mesh is None else self.mesh.size,
             flops=(costs or {}).get("flops"),
             memory=needed,

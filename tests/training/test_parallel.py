@@ -85,7 +85,7 @@ def test_the_cost_of_a_step_is_told_before_the_first():
     told = []
     run = launcher.launch(
         make_step(model, objective(Classification()), optimiser),
-        lambda compiled: told.append(launcher.cost(compiled, state)),
+        lambda compiled: told.append(launcher.cost(compiled, model)),
     )
     for _ in range(2):
         state, _ = run(state, split(8).batch(slice(None)))
