@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tiny_training import ISNET, SMALL, Printing, split, timeless, arrays
+from tiny_training import ISNET, SMALL, Printing, arrays, split, timeless
 
 from isnet_jax.training import Launch, Processes, fit, is_first
 

@@ -20,7 +20,7 @@ from isnet_jax.errors import UserError
 from isnet_jax.training.checkpoint import Checkpoints, ModelDescription, write_description
 from isnet_jax.training.optimiser import OptimiserConfig
 from isnet_jax.training.parallel import Launch, StepCost
-from isnet_jax.training.processes import agreed
+from isnet_jax.training.processes import agreed, stops_with_the_others
 from isnet_jax.training.step import (
     TrainState,
     compile_evaluation,
@@ -138,7 +138,7 @@ def fit(
     )
     run_evaluation = compile_evaluation(model, objective(training.objective))
     history: list[Record] = []
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(folder) as checkpoints, stops_with_the_others():
         resumed = checkpoints.resume(state)
         if resumed is not None:
             state, progress = resumed

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -15,6 +18,9 @@ from isnet_jax.errors import UserError
 T = TypeVar("T")
 
 _MESSAGE_BYTES = 4096
+
+LOST = 75
+"""Exit code of a process whose peers are gone: EX_TEMPFAIL, schedulers may start all again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +111,37 @@ def first_then_all(action: Callable[[], T]) -> T:
         except UserError as error:
             message = str(error).encode()[:_MESSAGE_BYTES]
     padded = np.frombuffer(message.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
-    told = bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).rstrip(b"\0")
+    with stops_with_the_others():
+        told = bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).rstrip(b"\0")
     if told:
         raise UserError(told.decode(errors="replace"))
     return result if is_first() else action()
+
+
+@contextlib.contextmanager
+def stops_with_the_others() -> Iterator[None]:
+    """Ends this process with a message and the code `LOST` if another one has stopped.
+
+    At once, because whatever would wait for the others (checkpoints, JAX's shutdown) ends in an
+    abort of the runtime without a word of ours. A peer that hangs instead is noticed by the runtime
+    itself, `Processes.timeout` seconds after its last sign of life.
+    """
+    try:
+        yield
+    except (RuntimeError, TimeoutError) as error:
+        if jax.process_count() == 1:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:500]
+        print(
+            f"error: process {jax.process_index()} of {jax.process_count()} stops: what it does "
+            f"with the others failed ({reason}). Most likely one of them has stopped; see what it "
+            "printed. Start all of them again with the same command: training goes on after the "
+            "last saved epoch.",
+            file=sys.stderr,
+            flush=True,
+        )
+        sys.stdout.flush()
+        os._exit(LOST)
 
 
 def agreed(numbers: dict[str, float]) -> dict[str, float]:

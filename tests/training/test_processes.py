@@ -1,0 +1,124 @@
+"""Two processes on loopback: equal to one, killed and started again."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from isnet_jax import UserError
+from isnet_jax.training import Processes, first_then_all, processes
+
+PROGRAM = Path(__file__).parents[1] / "process_training.py"
+TIMEOUT = 20
+
+
+def start(folder: Path, coordinator: str, count: int, index: int, devices: int):
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONUNBUFFERED": "1",
+    }
+    arguments = [folder, folder.with_suffix(".npz"), coordinator, count, index, TIMEOUT]
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), *map(str, arguments)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def start_both(folder: Path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    return [start(folder, coordinator, 2, index, devices=1) for index in range(2)]
+
+
+def finished(*running) -> None:
+    for process in running:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, out + err
+
+
+def same(folder: Path, other: Path) -> None:
+    a, b = (np.load(each.with_suffix(".npz")) for each in (folder, other))
+    assert set(a.files) == set(b.files)
+    for name in a.files:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory) -> Path:
+    """The run of one process with two devices."""
+    folder = tmp_path_factory.mktemp("runs") / "single"
+    finished(start(folder, "", 1, 0, devices=2))
+    return folder
+
+
+def test_two_processes_do_what_one_does(single: Path, tmp_path: Path):
+    finished(*start_both(tmp_path / "two"))
+    same(tmp_path / "two", single)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_stops_the_other_and_both_go_on(single: Path, tmp_path: Path, victim: int):
+    running = start_both(tmp_path / "two")
+    try:
+        while running[victim].stdout.readline().split() != ["step", "6"]:
+            assert running[victim].poll() is None
+        running[victim].send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        _, told = running[1 - victim].communicate(timeout=2 * TIMEOUT)
+        assert time.monotonic() - killed < TIMEOUT
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
+    assert running[1 - victim].returncode == processes.LOST
+    assert "Most likely one of them has stopped" in told
+    assert "Traceback" not in told
+    again = start_both(tmp_path / "two")
+    assert again[0].stdout.readline() == "start 4\n"
+    finished(*again)
+    same(tmp_path / "two", single)
+
+
+def test_options_out_of_range():
+    for options, message in (
+        ({"count": 2}, "2 of them, but no coordinator"),
+        ({"count": 2, "index": 2}, "index is 2 of 2; expected 0 to count - 1"),
+        ({"coordinator": "here"}, "coordinator is 'here'; expected HOST:PORT"),
+        ({"timeout": 0}, "timeout is 0 s; expected at least 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Processes(**options)
+
+
+def test_what_is_raised_in_the_first_process_is_raised_in_all(monkeypatch: pytest.MonkeyPatch):
+    """With a second process that is given what the first one sent."""
+    sent = []
+
+    def broadcast(value):
+        if jax.process_index() == 0:
+            sent.append(value)
+        return sent[-1]
+
+    def bad():
+        raise UserError("no such Ordner: größer")
+
+    calls = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.multihost_utils, "broadcast_one_to_all", broadcast)
+    for index in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        with pytest.raises(UserError, match="no such Ordner: größer"):
+            first_then_all(bad if index == 0 else calls.append)
+    assert not calls
+    for index in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        assert first_then_all(lambda index=index: f"value {index}") == f"value {index}"
