@@ -73,7 +73,9 @@ class Launch:
             )
         if kind == "single":
             return Launcher(kind, None, self.synchronise_batch_norm)
-        mesh = Mesh(np.array(jax.devices()), (AXIS,), axis_types=(AxisType.Auto,))
+        # Each process's rows of the batch are next to each other.
+        ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+        mesh = Mesh(np.array(ordered), (AXIS,), axis_types=(AxisType.Auto,))
         return Launcher(kind, mesh, self.synchronise_batch_norm)
 
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -20,25 +20,25 @@ PROGRAM = Path(__file__).parents[1] / "process_training.py"
 TIMEOUT = 20
 
 
-def start(folder: Path, coordinator: str, count: int, index: int, devices: int):
+def start(arguments: list, devices: int) -> subprocess.Popen:
     environment = {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONUNBUFFERED": "1",
     }
-    arguments = [folder, folder.with_suffix(".npz"), coordinator, count, index, TIMEOUT]
     return subprocess.Popen(
-        [sys.executable, str(PROGRAM), *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
 @contextlib.contextmanager
-def start_both(folder: Path) -> Iterator[list[subprocess.Popen]]:
+def start_each(arguments: Callable[[str, int], list]) -> Iterator[list[subprocess.Popen]]:
+    """Two processes with one device each; they are gone afterwards."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
-    running = [start(folder, coordinator, 2, index, devices=1) for index in range(2)]
+    running = [start(arguments(coordinator, index), devices=1) for index in range(2)]
     try:
         yield running
     finally:
@@ -49,15 +49,25 @@ def start_both(folder: Path) -> Iterator[list[subprocess.Popen]]:
             process.stderr.close()
 
 
+def program(folder: Path, coordinator: str, count: int, index: int) -> list:
+    return [PROGRAM, folder, folder.with_suffix(".npz"), coordinator, count, index, TIMEOUT]
+
+
+def start_both(folder: Path):
+    return start_each(lambda coordinator, index: program(folder, coordinator, 2, index))
+
+
 def printed(process: subprocess.Popen, words: str) -> str:
     """The next line that begins with these words."""
     return next(line.strip() for line in process.stdout if line.startswith(words))
 
 
-def finished(*running) -> None:
+def finished(*running: subprocess.Popen) -> list[tuple[str, str]]:
+    printed = []
     for process in running:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, out + err
+        printed.append(process.communicate(timeout=120))
+        assert process.returncode == 0, "".join(printed[-1])
+    return printed
 
 
 def same(folder: Path, other: Path) -> None:
@@ -71,7 +81,7 @@ def same(folder: Path, other: Path) -> None:
 def single(tmp_path_factory) -> Path:
     """The run of one process with two devices."""
     folder = tmp_path_factory.mktemp("runs") / "single"
-    finished(start(folder, "", 1, 0, devices=2))
+    finished(start(program(folder, "", 1, 0), devices=2))
     return folder
 
 
@@ -97,6 +107,27 @@ def test_a_killed_process_stops_the_other_and_both_go_on(single: Path, tmp_path:
         assert printed(again[0], "start") in ("start 4", "start 8")  # Where it was saved.
         finished(*again)
     same(tmp_path / "two", single)
+
+
+def test_the_command_in_two_processes(tmp_path: Path):
+    """The first one prepares the data, prints and writes; both end well."""
+    out = tmp_path / "out"
+
+    def command(coordinator: str, index: int) -> list:
+        return [
+            "-c", "from isnet_jax import cli; cli.main()", "train", "biased-digits",
+            "--out", out, "--data-dir", tmp_path / "data", "--data.limit", 100,
+            "--epochs", 1, "--plain-epochs", 1, "--batch-size", 16,
+            "--processes.coordinator", coordinator,
+            "--processes.count", 2, "--processes.index", index,
+        ]  # fmt: skip
+
+    with start_each(command) as running:
+        (first, _), (second, _) = finished(*running)
+    assert "isnet: 61,338 parameters, 2 devices" in first
+    assert "background relevance" in first
+    assert not [line for line in second.splitlines() if "Gloo" not in line]
+    assert {"metrics.json", "report.html", "run.json"} <= {path.name for path in out.iterdir()}
 
 
 def test_options_out_of_range():
