@@ -30,8 +30,8 @@ class Launch:
         `jax.pmap`; "mesh" on all devices of all processes, by jit and `jax.shard_map`; "auto" is
         single with one device and mesh with several.
       accumulate: each device takes its share of the batch in so many equal parts, one after the
-        other, with the memory of one; at least 1. Batch norm measures each part on its own, and
-        so do class weights and the mean over samples with a mask.
+        other, with the memory of one; at least 1. The gradient is the whole batch's, but that
+        batch norm measures each part on its own.
       synchronise_batch_norm: whether batch norms measure what all devices hold, as one device
         would, instead of each device its own share.
     """

@@ -110,8 +110,12 @@ def make_step(
         if accumulate == 1:
             gradients, (rest, metrics) = gradient_of(state.rest, batch)
         else:
-            parts = _parts(batch, accumulate, axis_name)
-            gradients, (rest, metrics) = _accumulated(gradient_of, state, parts)
+            whole = {name: batch[name] for name in ("label", "has_mask") if name in batch}
+            gradients, (rest, metrics) = _accumulated(
+                lambda rest, part: gradient_of(rest, {**part, "whole": whole}),
+                state,
+                _parts(batch, accumulate, axis_name),
+            )
         if axis_name is not None:
             gradients, rest, metrics = _averaged((gradients, rest, metrics), axis_name)
         metrics["gradient_norm"] = optax.tree.norm(gradients)

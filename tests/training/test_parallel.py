@@ -41,7 +41,12 @@ class NoNorm(nnx.Module):
 
 
 @pytest.mark.parametrize(
-    "config", [Classification(), ISNetConfig(variant="stochastic", heatmap_fraction=0.5)], ids=str
+    "config",
+    [
+        ISNetConfig(variant="stochastic", heatmap_fraction=0.5),
+        Classification(class_weights=(1.0, 2.0, 5.0)),
+    ],
+    ids=["isnet", "plain"],
 )
 def test_accumulated_parts_are_the_whole_batch(config):
     model = NoNorm(nnx.Rngs(0))
@@ -49,6 +54,7 @@ def test_accumulated_parts_are_the_whole_batch(config):
     optimiser = OptimiserConfig().make(10)
     state = init_state(model, optimiser, jax.random.key(0))
     batch = split(8).batch(slice(None))
+    batch["has_mask"] = np.arange(8) > 2  # Not equally many in each part.
     whole, parts = (
         jax.jit(make_step(model, objective(config), optimiser, accumulate=count))(state, batch)
         for count in (1, 2)
