@@ -71,15 +71,11 @@ class Target:
 
 
 TARGETS = {
-    "v5e-1": Target(
-        "tpu", "v5e:1x1x1", 1, 16e9, (("chips_per_host_bounds", (1, 1, 1)),)
-    ),
+    "v5e-1": Target("tpu", "v5e:1x1x1", 1, 16e9, (("chips_per_host_bounds", (1, 1, 1)),)),
     "v5e-4": Target("tpu", "v5e:2x2", 4, 16e9),
     "v5e-16": Target("tpu", "v5e:4x4", 16, 16e9),
     "v5e-256": Target("tpu", "v5e:16x16", 256, 16e9),
-    "h100-8": Target(
-        "cuda", "1x1x8", 8, 85e9, (("topology", "1x1x8"), ("target_config", H100))
-    ),
+    "h100-8": Target("cuda", "1x1x8", 8, 85e9, (("topology", "1x1x8"), ("target_config", H100))),
 }
 
 

@@ -131,6 +131,7 @@ def _train_own_data(arguments: list[str], console: Console) -> Path:
     file, arguments = _config_file(arguments)
     given = {"default": from_yaml(own_data_job.OwnDataJob, file)} if file else {}
     job = _parse(own_data_job.OwnDataJob, arguments, "isnet-jax train own-data", **given)
+    _connect(job.processes, console)
     own_data_job.run(job, console)
     return job.out
 
@@ -146,8 +147,18 @@ def _train_biased_digits(arguments: list[str], console: Console) -> Path:
         default = comparison.CONFIGS[_named_config(arguments, comparison.CONFIGS)]
     program = "isnet-jax train biased-digits"
     job = _parse(comparison.BiasedDigitsJob, arguments, program, default=default)
+    _connect(job.processes, console)
     comparison.run(job, console)
     return job.out
+
+
+def _connect(processes: Any, console: Console) -> None:
+    """Meet the other processes of this training; only the first one prints."""
+    if processes.coordinator:
+        from isnet_jax.training import is_first
+
+        processes.connect()
+        console.quiet = not is_first()
 
 
 def _calibrate(arguments: list[str], console: Console) -> None:

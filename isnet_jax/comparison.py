@@ -6,8 +6,9 @@ import dataclasses
 import functools
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 from rich.console import Console
 from rich.progress import Progress
 
@@ -25,7 +26,14 @@ from isnet_jax.data import (
     prepare,
 )
 from isnet_jax.errors import UserError, suggest
-from isnet_jax.training import CheckpointConfig, OptimiserConfig, Training, load_network
+from isnet_jax.training import (
+    CheckpointConfig,
+    Launch,
+    OptimiserConfig,
+    Processes,
+    Training,
+    load_network,
+)
 
 NETWORKS = ("plain", "isnet")
 ConfigName = Literal["demo", "full"]
@@ -57,6 +65,8 @@ class BiasedDigitsJob:
         does.
       checkpoints: when they are written and how many are kept.
       profile_steps: first and last step, from 1, of which to write a profile into the run.
+      launch: how the step runs over devices.
+      processes: of which this is one, for training over several hosts.
     """
 
     out: Path = Path("runs/biased-digits")
@@ -77,6 +87,8 @@ class BiasedDigitsJob:
     patience: int = 0
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     profile_steps: tuple[int, int] | None = None
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
+    processes: Processes = field(default_factory=Processes)
 
     def __post_init__(self):
         if self.model not in models.list():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -26,16 +27,19 @@ from isnet_jax.config import ISNetConfig
 from isnet_jax.data import Augmentation, Split
 from isnet_jax.evaluation import accuracy, background_share, highest_logit_relevance, predict
 from isnet_jax.files import write_atomically
-from isnet_jax.progress import TrainingDisplay
+from isnet_jax.progress import TrainingDisplay, Unobserved
 from isnet_jax.report import Samples, write_report
 from isnet_jax.training import (
     CheckpointConfig,
+    Launch,
     ModelDescription,
     OptimiserConfig,
     Training,
     compile_evaluation,
+    first_then_all,
     fit,
     init_state,
+    is_first,
     objective,
 )
 
@@ -71,6 +75,8 @@ class Job(Protocol):
     @property
     def profile_steps(self) -> tuple[int, int] | None: ...
     @property
+    def launch(self) -> Launch: ...
+    @property
     def networks(self) -> tuple[str, ...]:
         """Names of the networks to train: "plain", "isnet"."""
         ...
@@ -91,13 +97,16 @@ def training_of(job: Job, network: str) -> Training:
         patience=job.patience,
         checkpoints=job.checkpoints,
         profile_steps=job.profile_steps,
+        launch=job.launch,
     )
 
 
 def settings_of(job: Job) -> dict[str, Any]:
-    """What makes two runs the same: all options but the places and what is kept or watched."""
-    other = ("out", "data_dir", "checkpoints", "profile_steps")
-    return {name: value for name, value in run_folder.plain(job).items() if name not in other}
+    """What makes two runs the same: not places, devices, or what is kept and watched."""
+    other = ("out", "data_dir", "processes", "checkpoints", "profile_steps")
+    settings = run_folder.plain(job)
+    del settings["launch"]["parallel"]
+    return {name: value for name, value in settings.items() if name not in other}
 
 
 def run(
@@ -108,6 +117,8 @@ def run(
     words: Mapping[str, str],
 ) -> dict[str, Any]:
     """Train the networks, judge them, write the report; a finished run is only shown again.
+
+    Of several processes each makes this call; the first one prepares data and writes the files.
 
     Args:
       job: what to train and where to.
@@ -130,15 +141,15 @@ def run(
         console.print(f"{job.out} is finished", soft_wrap=True, highlight=False)
         show(finished, console)
         return finished
-    splits = load()
+    splits = first_then_all(load)
     names = splits["train"].class_names
     shape = splits["train"].images.shape[1:]
     description = ModelDescription(job.model, len(names), names, shape)
     _check_training(job, description, splits["train"])
     options = run_folder.plain(job)
-    del options["out"]
-    run_folder.claim(job.out, settings, options)
-    with run_folder.lock(job.out):
+    del options["out"], options["processes"]
+    first_then_all(lambda: run_folder.claim(job.out, settings, options))
+    with run_folder.lock(job.out) if is_first() else contextlib.nullcontext():
         return _train_and_judge(job, description, splits, console, words, started)
 
 
@@ -153,14 +164,15 @@ def _train_and_judge(
     networks, history = {}, {}
     for name in job.networks:
         logs = job.out / "tensorboard" / name
-        with TrainingDisplay(name, logs, splits["validation"], console) as display:
+        display = TrainingDisplay(name, logs, splits["validation"], console)
+        with display if is_first() else Unobserved() as observer:
             networks[name], history[name] = fit(
                 description,
                 job.training(name),
                 splits["train"],
                 splits["validation"],
                 job.out / name,
-                display,
+                observer,
             )
         # What an interrupted call spent counts too.
         started -= sum(r["seconds"] for r in history[name] if r["step"] <= display.start)
@@ -176,15 +188,11 @@ def _train_and_judge(
         "version": metadata.version("isnet-jax"),
         "command": shlex.join(["isnet-jax", *sys.argv[1:]]),
     }
-    write_report(
-        job.out / "report.html",
-        metrics,
-        history,
-        samples(networks, splits),
-        run_folder.plain(job),
-        **words,
-    )
-    write_atomically(job.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    if is_first():
+        shown = samples(networks, splits)
+        options = run_folder.plain(job)
+        write_report(job.out / "report.html", metrics, history, shown, options, **words)
+        write_atomically(job.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     show(metrics, console)
     return metrics
 
@@ -306,6 +314,7 @@ def _check_training(job: Job, description: ModelDescription, train: Split) -> No
     state = init_state(model, optax.identity(), jax.random.key(job.seed))
     for name in job.networks:
         training = job.training(name)
+        training.launch.launcher(training.batch_size)
         batch = next(training.batches(train))
         evaluate = compile_evaluation(model, objective(training.objective))
         jax.eval_shape(evaluate, state, batch, state.key)

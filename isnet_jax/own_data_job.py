@@ -19,7 +19,14 @@ from isnet_jax.config import ISNetConfig
 from isnet_jax.data import Augmentation, Split, load_split, open_prepared
 from isnet_jax.data.own_data import RECORD
 from isnet_jax.errors import UserError, suggest
-from isnet_jax.training import CheckpointConfig, OptimiserConfig, Training, load_network
+from isnet_jax.training import (
+    CheckpointConfig,
+    Launch,
+    OptimiserConfig,
+    Processes,
+    Training,
+    load_network,
+)
 
 _WORDS = {
     "lead": "A classifier learns whatever helps on its training images, the background included. "
@@ -55,6 +62,8 @@ class OwnDataJob:
         does.
       checkpoints: when they are written and how many are kept.
       profile_steps: first and last step, from 1, of which to write a profile into the run.
+      launch: how the step runs over devices.
+      processes: of which this is one, for training over several hosts.
     """
 
     data: Annotated[Path, tyro.conf.Positional]
@@ -72,6 +81,8 @@ class OwnDataJob:
     patience: int = 0
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     profile_steps: tuple[int, int] | None = None
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
+    processes: Processes = field(default_factory=Processes)
 
     def __post_init__(self):
         if self.model not in models.list():

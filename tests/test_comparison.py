@@ -72,6 +72,24 @@ def test_logs_and_checkpoints(finished: Path):
         assert np.isfinite(model(jnp.full((1, 32, 32, 3), 0.5))).all()
 
 
+def test_a_batch_that_does_not_divide_stops_before_anything_is_written(
+    tmp_path: Path, data_dir: Path, capsys
+):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(command(tmp_path / "out", data_dir, "--accumulate", "5"))
+    assert stopped.value.code == 2
+    assert "choose batch_size 30 or 35" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_cost_of_a_step_is_told(finished: Path, data_dir: Path, tmp_path: Path, capsys):
+    cli.main(command(tmp_path / "out", data_dir, "--parallel", "pmap"))
+    told = capsys.readouterr().out
+    assert re.search(r"isnet: [\d,]+ parameters, 1 device, [\d.]+ GFLOP a step, [\d.]+ MiB", told)
+    settings = [run_folder.read(folder) for folder in (finished, tmp_path / "out")]
+    assert settings[0] == settings[1], "the devices do not make another run"
+
+
 def test_a_finished_run_is_shown_again_and_not_touched(finished: Path, data_dir: Path, capsys):
     before = contents(finished)
     cli.main(command(finished, data_dir))

@@ -74,6 +74,9 @@ class Silent:
     def on_notice(self, text):
         self.told.append(("notice", text))
 
+    def on_compiled(self, cost):
+        self.cost = cost
+
     def on_step(self, step, metrics):
         self.told.append(("step", step))
 
@@ -81,7 +84,7 @@ class Silent:
         self.told.append(("epoch", int(record["epoch"])))
 
 
-class _Printing(Silent):
+class Printing(Silent):
     def __init__(self, folder: Path, steps_per_save: int):
         super().__init__()
         self.folder, self.steps_per_save = folder, steps_per_save
@@ -115,7 +118,7 @@ def timeless(history: list[dict[str, float]]) -> list[dict[str, float]]:
 
 def main(folder: Path, result: Path, every: int = 0) -> None:
     training = dataclasses.replace(ISNET, checkpoints=CheckpointConfig(every=every))
-    observer = _Printing(folder, every or 36 // 8)
+    observer = Printing(folder, every or 36 // 8)
     with exit_codes():
         model, history = fit(SMALL, training, split(36), split(20, 1), folder, observer)
     np.savez(result, history=json.dumps(timeless(history)), **arrays(model))

@@ -6,6 +6,8 @@ from isnet_jax.training.description import ModelDescription
 from isnet_jax.training.divergence import rerun
 from isnet_jax.training.loop import Observer, fit
 from isnet_jax.training.optimiser import OptimiserConfig
+from isnet_jax.training.parallel import Launch, Launcher, StepCost
+from isnet_jax.training.processes import Processes, first_then_all, is_first
 from isnet_jax.training.recipe import Training
 from isnet_jax.training.step import (
     TrainState,
@@ -19,16 +21,22 @@ from isnet_jax.training.step import (
 __all__ = [
     "CheckpointConfig",
     "Checkpoints",
+    "Launch",
+    "Launcher",
     "ModelDescription",
     "Observer",
     "OptimiserConfig",
+    "Processes",
+    "StepCost",
     "TrainState",
     "Training",
     "compile_evaluation",
     "compile_step",
     "compiler_options",
+    "first_then_all",
     "fit",
     "init_state",
+    "is_first",
     "load_network",
     "make_step",
     "objective",

@@ -41,7 +41,7 @@ def diverged(run: Run, error: NonFiniteError) -> UserError:
         description=run.description,
         training=plain(run.training),
         batch=batch,
-        state=host_arrays(run.state),
+        state=host_arrays(run.local()),
     )
     again = _rerun(run.run_step, run.state, batch)
     path = run.folder / f"nonfinite-step-{error.step}.npz"

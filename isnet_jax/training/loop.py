@@ -15,6 +15,8 @@ from isnet_jax.training.checkpoint import Checkpoints
 from isnet_jax.training.description import ModelDescription, write_description
 from isnet_jax.training.divergence import diverged
 from isnet_jax.training.epoch_metrics import NonFiniteError, Record
+from isnet_jax.training.parallel import StepCost
+from isnet_jax.training.processes import stops_with_the_others
 from isnet_jax.training.recipe import Training
 from isnet_jax.training.run import Run
 from isnet_jax.training.step import TrainState
@@ -29,6 +31,9 @@ class Observer(Protocol):
 
     def on_notice(self, text: str) -> None:
         """Something that the user should know."""
+
+    def on_compiled(self, cost: StepCost) -> None:
+        """Before the first step of this call: what a step costs."""
 
     def on_step(self, step: int, metrics: Record | None) -> None:
         """After a step was dispatched; metrics of a recent one where they were fetched."""
@@ -47,6 +52,8 @@ def fit(
 ) -> tuple[nnx.Module, list[Record]]:
     """Train a network, or go on where an earlier call in this folder was interrupted.
 
+    Of several processes (`jax.distributed`) each makes this call, with the same arguments.
+
     After every epoch, and in between as `training.checkpoints` says, the state, the place in the
     data and the history are written to `folder/last`, and to `folder/best` if the validation loss
     is among the lowest; the history also to `folder/metrics.jsonl`, one line an epoch.
@@ -56,16 +63,19 @@ def fit(
 
     Raises:
       UserError: a step is no longer finite (it is dumped, and the last checkpoint is kept), a
-        checkpoint cannot be written or read, or the folder's belong to another architecture.
+        checkpoint cannot be written or read, or the folder's belong to another architecture; or the
+        batch does not divide by the devices.
       Terminated: SIGTERM came; the last step is saved.
     """
+    training.launch.launcher(training.batch_size)  # Refuses what does not divide.
     write_description(folder, description)
     with (
         Termination() as termination,
         Checkpoints(folder, training.checkpoints, observer.on_notice) as checkpoints,
         profiling.Window(folder / "profile", training.profile_steps) as profile,
+        stops_with_the_others(),
     ):
-        run = Run(description, training, train, folder, checkpoints)
+        run = Run(description, training, train, folder, checkpoints, observer.on_compiled)
         observer.on_start(run.step, run.steps)
         try:
             while not run.is_over():
@@ -83,7 +93,8 @@ def fit(
                     if run.save_is_due():
                         run.save_within_epoch()
                 record = run.end_epoch(validation)
-                observer.on_epoch(record, lambda state=run.state: _network(run.model, state))
+                state = run.local()
+                observer.on_epoch(record, lambda state=state: _network(run.model, state))
                 if termination.requested:
                     checkpoints.wait()
                     raise Terminated(f"ended by SIGTERM; epoch {record['epoch']:.0f} is saved")

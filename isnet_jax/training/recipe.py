@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
+
 from isnet_jax.classification import Classification
 from isnet_jax.config import ISNetConfig
 from isnet_jax.data import Augmentation, Split, train_iterator
 from isnet_jax.errors import UserError
 from isnet_jax.training.checkpoint import CheckpointConfig
 from isnet_jax.training.optimiser import OptimiserConfig
+from isnet_jax.training.parallel import Launch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +24,13 @@ class Training:
       objective: an ISNet's, or the loss of a plain classifier.
       optimiser: see there.
       epochs: passes over the training split, at least 1.
-      batch_size: samples a step, at least 1.
+      batch_size: samples a step, over all devices, at least 1.
       augmentation: random transformations of image and mask together.
       seed: decides weights, order, shifts and the stochastic choices; 0 to 2**32 - 1.
       patience: end after so many epochs without a new lowest validation loss; 0 never does.
       checkpoints: when they are written and how many are kept.
       profile_steps: first and last step, from 1, to write a profile of; None for no profile.
+      launch: how the step runs over devices.
     """
 
     objective: ISNetConfig | Classification
@@ -38,6 +42,7 @@ class Training:
     patience: int = 0
     checkpoints: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     profile_steps: tuple[int, int] | None = None
+    launch: Launch = dataclasses.field(default_factory=Launch)
 
     def __post_init__(self):
         if self.epochs < 1:
@@ -55,11 +60,16 @@ class Training:
             )
 
     def batches(self, train: Split) -> Any:
-        """The endless batches of the training split.
+        """The endless batches of the training split: of each, the rows of this process.
 
         Raises:
           UserError: the split does not fill a batch, or its images are too small for the shifts.
         """
         return train_iterator(
-            train, self.batch_size, seed=self.seed, augmentation=self.augmentation
+            train,
+            self.batch_size // jax.process_count(),
+            seed=self.seed,
+            augmentation=self.augmentation,
+            shard_index=jax.process_index(),
+            shard_count=jax.process_count(),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from isnet_jax.options import plain
 from isnet_jax.training.checkpoint import Checkpoints
 from isnet_jax.training.description import ModelDescription
 from isnet_jax.training.epoch_metrics import EpochMetrics, NonFiniteError, Record, nonfinite
+from isnet_jax.training.parallel import StepCost
+from isnet_jax.training.processes import agreed
 from isnet_jax.training.provenance import provenance
 from isnet_jax.training.recipe import Training
 from isnet_jax.training.speed import EpochClock
 from isnet_jax.training.step import (
     TrainState,
     compile_evaluation,
-    compile_step,
     init_state,
     make_step,
     objective,
@@ -45,6 +46,7 @@ class Run:
         train: Split,
         folder: Path,
         checkpoints: Checkpoints,
+        on_compiled: Callable[[StepCost], None],
     ):
         self.description, self.training, self.train = description, training, train
         self.folder, self.checkpoints = folder, checkpoints
@@ -52,8 +54,16 @@ class Run:
         self.steps = training.epochs * self.steps_per_epoch
         self.model = description.create(training.seed)
         optimiser = training.optimiser.make(self.steps)
-        self.run_step = compile_step(
-            make_step(self.model, objective(training.objective), optimiser)
+        self._launcher = launcher = training.launch.launcher(training.batch_size)
+        step = make_step(
+            launcher.prepared(self.model),
+            objective(training.objective, launcher.axis_name),
+            optimiser,
+            axis_name=launcher.axis_name,
+            accumulate=training.launch.accumulate,
+        )
+        self.run_step = launcher.launch(
+            step, lambda compiled: on_compiled(launcher.cost(compiled, self.model))
         )
         self._evaluate = compile_evaluation(self.model, objective(training.objective))
         self._made_by = {"training": plain(training), **provenance()}
@@ -70,9 +80,14 @@ class Run:
             self.batches.set_state(progress["batches"])
         self.history: list[Record] = progress["history"]
         self.step = int(self.state.step)
+        self.state = self._launcher.place(self.state)
         within = progress["epoch"] or {}
         self.metrics = EpochMetrics(within.get("metrics"))
         self.clock = EpochClock(within.get("seconds", 0.0), first=True)
+
+    def local(self) -> TrainState:
+        """The state on one device of this process."""
+        return self._launcher.local(self.state)
 
     def is_over(self) -> bool:
         """After the last epoch, or too many without a new lowest validation loss."""
@@ -106,7 +121,7 @@ class Run:
         means = self.metrics.means()
         self._require_finite_state()
         self.clock.finished_steps(self.training.batch_size)
-        validated = _validate(self._evaluate, self.state, validation, self.training)
+        validated = agreed(_validate(self._evaluate, self.local(), validation, self.training))
         record = {
             "epoch": len(self.history) + 1,
             "step": self.step,

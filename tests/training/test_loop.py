@@ -68,7 +68,7 @@ def test_the_host_waits_only_to_log(tmp_path: Path, monkeypatch):
         return read.fget(array)
 
     with Checkpoints(tmp_path) as checkpoints:
-        training = run.Run(SMALL, PLAIN, split(26 * 8), tmp_path, checkpoints)
+        training = run.Run(SMALL, PLAIN, split(26 * 8), tmp_path, checkpoints, lambda cost: None)
         training.make_step()
         training.metrics = EpochMetrics()
         monkeypatch.setattr(kind, "_value", property(counting))
