@@ -54,6 +54,7 @@ def classification_loss(
     labels: Num[Array, " batch"] | Num[Array, "batch classes"],
     options: Classification,
     axis_name: str | None = None,
+    whole: Num[Array, " whole"] | Num[Array, "whole classes"] | None = None,
 ) -> Float[Array, ""]:
     """The batch's mean loss, in float32 or wider.
 
@@ -61,6 +62,8 @@ def classification_loss(
       labels: see `Classification`.
       axis_name: a mapped axis over which the batch is split: the mean of the devices' losses is
         the loss of the whole batch, class weights included.
+      whole: the labels of all equal parts of a batch, of which this is one: likewise the mean of
+        the parts' losses is the whole's.
 
     Raises:
       UserError: class weights or labels that do not fit the logits.
@@ -77,7 +80,7 @@ def classification_loss(
     if not options.class_weights:
         return optax.softmax_cross_entropy(logits, targets).mean()
     losses = -(targets * weights * jax.nn.log_softmax(logits)).sum(1)
-    mean_weight = weights[labels].mean()
+    mean_weight = weights[labels if whole is None else whole].mean()
     if axis_name is not None:
         mean_weight = lax.pmean(mean_weight, axis_name)
     return losses.mean() / mean_weight

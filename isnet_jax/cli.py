@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from isnet_jax.errors import UserError, suggest
+from isnet_jax.errors import Terminated, UserError, suggest
 
 _USAGE = """usage: isnet-jax COMMAND [OPTIONS]
 
@@ -52,20 +53,30 @@ class Evaluate:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit code 0, 2 for input that the user can mend, 130 when interrupted."""
+    """Entry point. For the exit codes see `exit_codes`."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console()
+    with exit_codes():
+        _dispatch(arguments, Console())
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Exit with 2 for input that the user can mend, 130 after Ctrl-C, and 143 after SIGTERM.
+
+    143 is what shells and schedulers report of a process that SIGTERM ended, whether it noticed
+    or not: rules that restart preempted jobs know it.
+    """
+    told = Console(stderr=True)
     try:
-        _dispatch(arguments, console)
+        yield
     except UserError as error:
-        Console(stderr=True).print(
-            f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
-        )
+        told.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
+    except Terminated as error:
+        told.print(f"{error}; the same command goes on from there", highlight=False)
+        raise SystemExit(143) from None
     except KeyboardInterrupt:
-        Console(stderr=True).print(
-            "interrupted; the same command goes on after the last finished epoch"
-        )
+        told.print("interrupted; the same command goes on after the last checkpoint")
         raise SystemExit(130) from None
 
 
@@ -115,20 +126,39 @@ def _train(arguments: list[str], console: Console) -> None:
 
 def _train_own_data(arguments: list[str], console: Console) -> Path:
     from isnet_jax import own_data_job
+    from isnet_jax.options import from_yaml
 
-    job = _parse(own_data_job.OwnDataJob, arguments, "isnet-jax train own-data")
+    file, arguments = _config_file(arguments)
+    given = {"default": from_yaml(own_data_job.OwnDataJob, file)} if file else {}
+    job = _parse(own_data_job.OwnDataJob, arguments, "isnet-jax train own-data", **given)
+    _connect(job.processes, console)
     own_data_job.run(job, console)
     return job.out
 
 
 def _train_biased_digits(arguments: list[str], console: Console) -> Path:
     from isnet_jax import comparison
+    from isnet_jax.options import from_yaml
 
-    default = comparison.CONFIGS[_named_config(arguments, comparison.CONFIGS)]
+    file, arguments = _config_file(arguments)
+    if file:
+        default = from_yaml(comparison.BiasedDigitsJob, file)
+    else:
+        default = comparison.CONFIGS[_named_config(arguments, comparison.CONFIGS)]
     program = "isnet-jax train biased-digits"
     job = _parse(comparison.BiasedDigitsJob, arguments, program, default=default)
+    _connect(job.processes, console)
     comparison.run(job, console)
     return job.out
+
+
+def _connect(processes: Any, console: Console) -> None:
+    """Meet the other processes of this training; only the first one prints."""
+    if processes.coordinator:
+        from isnet_jax.training import is_first
+
+        processes.connect()
+        console.quiet = not is_first()
 
 
 def _calibrate(arguments: list[str], console: Console) -> None:
@@ -164,17 +194,29 @@ def _choice(
 
 
 def _named_config(arguments: list[str], configs: dict[Any, Any]) -> Any:
-    for position, argument in enumerate(arguments):
-        value = None
-        if argument == "--config" and position + 1 < len(arguments):
-            value = arguments[position + 1]
-        elif argument.startswith("--config="):
-            value = argument.removeprefix("--config=")
-        if value is not None:
-            if value not in configs:
-                raise UserError(suggest(value, configs, what="config"))
-            return value
+    for _, value in _given_configs(arguments):
+        if value not in configs:
+            names = suggest(value, configs, what="config")
+            raise UserError(f"{names} Or give a file that ends in .yaml.")
+        return value
     return "demo"
+
+
+def _config_file(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """The YAML file that --config names, if it does, and the other arguments."""
+    for words, value in _given_configs(arguments):
+        if value.endswith((".yaml", ".yml")):
+            return Path(value), [*arguments[: words.start], *arguments[words.stop :]]
+    return None, arguments
+
+
+def _given_configs(arguments: list[str]) -> Iterator[tuple[slice, str]]:
+    """Where --config stands, and what it says."""
+    for position, argument in enumerate(arguments):
+        if argument == "--config" and position + 1 < len(arguments):
+            yield slice(position, position + 2), arguments[position + 1]
+        elif argument.startswith("--config="):
+            yield slice(position, position + 1), argument.removeprefix("--config=")
 
 
 def _evaluate(arguments: list[str], console: Console) -> None:

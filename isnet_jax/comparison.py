@@ -6,8 +6,9 @@ import dataclasses
 import functools
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 from rich.console import Console
 from rich.progress import Progress
 
@@ -25,7 +26,14 @@ from isnet_jax.data import (
     prepare,
 )
 from isnet_jax.errors import UserError, suggest
-from isnet_jax.training import OptimiserConfig, Training, load_network
+from isnet_jax.training import (
+    CheckpointConfig,
+    Launch,
+    OptimiserConfig,
+    Processes,
+    Training,
+    load_network,
+)
 
 NETWORKS = ("plain", "isnet")
 ConfigName = Literal["demo", "full"]
@@ -42,7 +50,7 @@ class BiasedDigitsJob:
       out: output folder: a new one, or that of the same run interrupted.
       data_dir: where prepared data sets are kept for reuse.
       config: a named set of options, any of which can be given too: "demo" takes minutes, "full"
-        trains longer.
+        trains longer. Or a run's config.yaml, whose options are taken.
       data: the digits and their background mark.
       model: architecture of both networks.
       isnet: the ISNet's objective.
@@ -53,6 +61,12 @@ class BiasedDigitsJob:
       batch_size: images in each training step.
       augmentation: random transformations of image and mask together.
       seed: decides weights, order of the images and random choices; the data have their own.
+      patience: end a training after so many epochs without a new lowest validation loss; 0 never
+        does.
+      checkpoints: when they are written and how many are kept.
+      profile_steps: first and last step, from 1, of which to write a profile into the run.
+      launch: how the step runs over devices.
+      processes: of which this is one, for training over several hosts.
     """
 
     out: Path = Path("runs/biased-digits")
@@ -70,6 +84,11 @@ class BiasedDigitsJob:
     batch_size: int = 64
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
+    patience: int = 0
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    profile_steps: tuple[int, int] | None = None
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
+    processes: Processes = field(default_factory=Processes)
 
     def __post_init__(self):
         if self.model not in models.list():
@@ -105,7 +124,7 @@ def run(job: BiasedDigitsJob, console: Console) -> dict[str, Any]:
         isnet = calibrated(job.isnet, job.model, job.calibration)
         job = dataclasses.replace(job, isnet=isnet, calibration=None)
     load = functools.partial(load_data, job.data, job.data_dir, console)
-    return jobs.run(job, _settings(job), load, console, {})
+    return jobs.run(job, jobs.settings_of(job), load, console, {})
 
 
 def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, jobs.Judged]:
@@ -141,12 +160,3 @@ def load_data(config: BiasedDigitsConfig, data_dir: Path, console: Console) -> d
             config, data_dir, lambda done, total: bar.update(task, completed=done, total=total)
         )
         return {name: load_split(builder, name) for name in SPLITS}
-
-
-def _settings(job: BiasedDigitsJob) -> dict[str, Any]:
-    """What makes two runs the same: all options but the places."""
-    return {
-        name: value
-        for name, value in run_folder.plain(job).items()
-        if name not in ("out", "data_dir")
-    }

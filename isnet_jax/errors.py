@@ -12,6 +12,10 @@ class UserError(ValueError):
     """
 
 
+class Terminated(Exception):  # noqa: N818
+    """SIGTERM asked a training to end; what it had done is saved."""
+
+
 def suggest(name: str, known: Iterable[str], what: str = "name") -> str:
     """The sentence to raise about an unknown name.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -26,15 +27,19 @@ from isnet_jax.config import ISNetConfig
 from isnet_jax.data import Augmentation, Split
 from isnet_jax.evaluation import accuracy, background_share, highest_logit_relevance, predict
 from isnet_jax.files import write_atomically
-from isnet_jax.progress import TrainingDisplay
+from isnet_jax.progress import TrainingDisplay, Unobserved
 from isnet_jax.report import Samples, write_report
 from isnet_jax.training import (
+    CheckpointConfig,
+    Launch,
     ModelDescription,
     OptimiserConfig,
     Training,
     compile_evaluation,
+    first_then_all,
     fit,
     init_state,
+    is_first,
     objective,
 )
 
@@ -64,6 +69,14 @@ class Job(Protocol):
     @property
     def seed(self) -> int: ...
     @property
+    def patience(self) -> int: ...
+    @property
+    def checkpoints(self) -> CheckpointConfig: ...
+    @property
+    def profile_steps(self) -> tuple[int, int] | None: ...
+    @property
+    def launch(self) -> Launch: ...
+    @property
     def networks(self) -> tuple[str, ...]:
         """Names of the networks to train: "plain", "isnet"."""
         ...
@@ -81,7 +94,19 @@ def training_of(job: Job, network: str) -> Training:
         batch_size=job.batch_size,
         augmentation=job.augmentation,
         seed=job.seed,
+        patience=job.patience,
+        checkpoints=job.checkpoints,
+        profile_steps=job.profile_steps,
+        launch=job.launch,
     )
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """What makes two runs the same: not places, devices, or what is kept and watched."""
+    other = ("out", "data_dir", "processes", "checkpoints", "profile_steps")
+    settings = run_folder.plain(job)
+    del settings["launch"]["parallel"]
+    return {name: value for name, value in settings.items() if name not in other}
 
 
 def run(
@@ -93,6 +118,8 @@ def run(
 ) -> dict[str, Any]:
     """Train the networks, judge them, write the report; a finished run is only shown again.
 
+    Of several processes each makes this call; the first one prepares data and writes the files.
+
     Args:
       job: what to train and where to.
       settings: what makes two runs the same.
@@ -103,32 +130,49 @@ def run(
       What metrics.json holds.
 
     Raises:
-      UserError: bad options or data, or an output folder that holds something else.
+      UserError: bad options or data, an output folder that holds something else or that another
+        process trains in, or what `fit` raises.
     """
     started = time.monotonic()
     run_folder.check(job.out, settings)
+    run_folder.check_unlocked(job.out)
     finished = _finished(job.out)
     if finished is not None:
         console.print(f"{job.out} is finished", soft_wrap=True, highlight=False)
         show(finished, console)
         return finished
-    splits = load()
+    splits = first_then_all(load)
     names = splits["train"].class_names
     shape = splits["train"].images.shape[1:]
     description = ModelDescription(job.model, len(names), names, shape)
     _check_training(job, description, splits["train"])
-    run_folder.claim(job.out, settings)
+    options = run_folder.plain(job)
+    del options["out"], options["processes"]
+    first_then_all(lambda: run_folder.claim(job.out, settings, options))
+    with run_folder.lock(job.out) if is_first() else contextlib.nullcontext():
+        return _train_and_judge(job, description, splits, console, words, started)
+
+
+def _train_and_judge(
+    job: Job,
+    description: ModelDescription,
+    splits: Splits,
+    console: Console,
+    words: Mapping[str, str],
+    started: float,
+) -> dict[str, Any]:
     networks, history = {}, {}
     for name in job.networks:
         logs = job.out / "tensorboard" / name
-        with TrainingDisplay(name, logs, splits["validation"], console) as display:
+        display = TrainingDisplay(name, logs, splits["validation"], console)
+        with display if is_first() else Unobserved() as observer:
             networks[name], history[name] = fit(
                 description,
                 job.training(name),
                 splits["train"],
                 splits["validation"],
                 job.out / name,
-                display,
+                observer,
             )
         # What an interrupted call spent counts too.
         started -= sum(r["seconds"] for r in history[name] if r["step"] <= display.start)
@@ -144,15 +188,11 @@ def run(
         "version": metadata.version("isnet-jax"),
         "command": shlex.join(["isnet-jax", *sys.argv[1:]]),
     }
-    write_report(
-        job.out / "report.html",
-        metrics,
-        history,
-        samples(networks, splits),
-        run_folder.plain(job),
-        **words,
-    )
-    write_atomically(job.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    if is_first():
+        shown = samples(networks, splits)
+        options = run_folder.plain(job)
+        write_report(job.out / "report.html", metrics, history, shown, options, **words)
+        write_atomically(job.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     show(metrics, console)
     return metrics
 
@@ -274,6 +314,7 @@ def _check_training(job: Job, description: ModelDescription, train: Split) -> No
     state = init_state(model, optax.identity(), jax.random.key(job.seed))
     for name in job.networks:
         training = job.training(name)
+        training.launch.launcher(training.batch_size)
         batch = next(training.batches(train))
         evaluate = compile_evaluation(model, objective(training.objective))
         jax.eval_shape(evaluate, state, batch, state.key)

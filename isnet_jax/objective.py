@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from isnet_jax.explanations import explain, needed, weighted_heatmap_loss
 
 def isnet_loss(
     model: nnx.Module,
-    batch: Mapping[str, Array],
+    batch: Mapping[str, Any],
     config: ISNetConfig,
     *,
     rng: Array | None = None,
@@ -36,6 +37,10 @@ def isnet_loss(
       batch: "image" (B, H, W, C) in [0, 1], "mask" (B, H, W, 1) in {0, 1} with foreground in
         every sample, "label" (B,) ints, or (B, classes) in [0, 1] for multi-label heads.
         "has_mask" (B,), if there: samples where it is false have no mask and are only classified.
+        Where this is one of the equal parts of a device's batch: "number" (B,) ints, each
+        sample's place in the batch of all devices, which random choices go by; and "whole", a
+        mapping with "label" and "has_mask" of all parts, so that the mean of their losses is the
+        loss of the whole.
         Values are not checked here, under jit they cannot be: use
         `isnet_jax.data.check_examples` on the data.
       config: the objective.
@@ -67,8 +72,9 @@ def isnet_loss(
 
     numbers = jnp.arange(len(image))
     offset = 0 if axis_name is None else lax.axis_index(axis_name) * len(image)
+    in_whole = batch.get("number", numbers + offset)
     explanation = explain(
-        pure_forward(model), drawn(image), config, places, variant_key, drawn(numbers + offset)
+        pure_forward(model), drawn(image), config, places, variant_key, drawn(in_whole)
     )
     nnx.update(model, explanation.auxiliary)
     logits = explanation.logits
@@ -78,7 +84,7 @@ def isnet_loss(
     weights, mask = _annotated(batch, axis_name)
     weights = drawn(weights) * (len(image) / count)
     heatmap, maps = weighted_heatmap_loss(explanation, drawn(mask), weights, config)
-    classification = classification_loss(logits, batch["label"], config.classification, axis_name)
+    classification = _classification_loss(logits, batch, config.classification, axis_name)
     weight = config.weight_at(step)
     loss = (1 - weight) * classification + weight * heatmap
     return loss, {
@@ -95,7 +101,7 @@ def isnet_loss(
 
 def plain_loss(
     model: nnx.Module,
-    batch: Mapping[str, Array],
+    batch: Mapping[str, Any],
     classification: Classification | None = None,
     *,
     axis_name: str | None = None,
@@ -103,7 +109,7 @@ def plain_loss(
     """The classification loss alone, for the classifier that an ISNet is compared with."""
     options = Classification() if classification is None else classification
     logits = model(batch["image"])  # pyright: ignore[reportCallIssue]
-    loss = classification_loss(logits, batch["label"], options, axis_name)
+    loss = _classification_loss(logits, batch, options, axis_name)
     return loss, {
         "logits": logits,
         "classification": loss,
@@ -155,7 +161,14 @@ def _drawn_first(total: int, config: ISNetConfig, rng: Array | None) -> Int[Arra
     return jnp.argsort(left_out, stable=True)
 
 
-def _annotated(batch: Mapping[str, Array], axis_name: str | None) -> tuple[Array, Array]:
+def _classification_loss(
+    logits: Array, batch: Mapping[str, Any], options: Classification, axis_name: str | None
+) -> Float[Array, ""]:
+    whole = batch["whole"]["label"] if "whole" in batch else None
+    return classification_loss(logits, batch["label"], options, axis_name, whole)
+
+
+def _annotated(batch: Mapping[str, Any], axis_name: str | None) -> tuple[Array, Array]:
     """Each sample's weight in the mean over those with a mask, and the masks.
 
     Of a sample without a mask all counts as foreground, so that its heatmap loss is finite.
@@ -165,14 +178,15 @@ def _annotated(batch: Mapping[str, Array], axis_name: str | None) -> tuple[Array
     if "has_mask" not in batch:
         return jnp.full(len(image), 1 / len(image), dtype), mask
     there = batch["has_mask"].astype(bool)
-    count = there.sum().astype(dtype)
+    share = batch.get("whole", batch)["has_mask"].astype(bool).mean(dtype=dtype)
+    count = share * len(image)
     if axis_name is not None:
         count = lax.pmean(count, axis_name)
     weights = jnp.where(there, 1 / jnp.maximum(count, 1e-6), 0)
     return weights, jnp.where(there[:, None, None, None], mask, 1)
 
 
-def _check_batch(batch: Mapping[str, Array]) -> None:
+def _check_batch(batch: Mapping[str, Any]) -> None:
     missing = sorted({"image", "mask", "label"} - set(batch))
     if missing:
         raise UserError(

@@ -19,7 +19,14 @@ from isnet_jax.config import ISNetConfig
 from isnet_jax.data import Augmentation, Split, load_split, open_prepared
 from isnet_jax.data.own_data import RECORD
 from isnet_jax.errors import UserError, suggest
-from isnet_jax.training import OptimiserConfig, Training, load_network
+from isnet_jax.training import (
+    CheckpointConfig,
+    Launch,
+    OptimiserConfig,
+    Processes,
+    Training,
+    load_network,
+)
 
 _WORDS = {
     "lead": "A classifier learns whatever helps on its training images, the background included. "
@@ -37,7 +44,8 @@ class OwnDataJob:
     """Train an ISNet on data prepared by `isnet-jax prepare`.
 
     Writes metrics.json, report.html, checkpoints and TensorBoard logs into the output folder. A
-    run that was interrupted goes on where it was when the same command is given again.
+    run that was interrupted goes on where it was when the same command is given again. `--config
+    RUN/config.yaml` takes the options of another run.
 
     Attributes:
       data: folder of the prepared data.
@@ -50,6 +58,12 @@ class OwnDataJob:
       batch_size: images in each training step.
       augmentation: random transformations of image and mask together.
       seed: decides weights, order of the images and random choices.
+      patience: end a training after so many epochs without a new lowest validation loss; 0 never
+        does.
+      checkpoints: when they are written and how many are kept.
+      profile_steps: first and last step, from 1, of which to write a profile into the run.
+      launch: how the step runs over devices.
+      processes: of which this is one, for training over several hosts.
     """
 
     data: Annotated[Path, tyro.conf.Positional]
@@ -64,6 +78,11 @@ class OwnDataJob:
     batch_size: int = 32
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
+    patience: int = 0
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    profile_steps: tuple[int, int] | None = None
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
+    processes: Processes = field(default_factory=Processes)
 
     def __post_init__(self):
         if self.model not in models.list():
@@ -96,10 +115,9 @@ def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
     if features["label"].shape:
         losses = dataclasses.replace(job.isnet.classification, task="multilabel")
         job = dataclasses.replace(job, isnet=dataclasses.replace(job.isnet, classification=losses))
-    settings = run_folder.plain(job)
-    del settings["out"]
-    # Where `evaluate` finds the data, and what they are.
-    settings |= {"data": str(job.data.absolute()), "content": _digest(job.data)}
+    # Where `evaluate` and `--config` find the data, and what they are.
+    job = dataclasses.replace(job, data=job.data.absolute())
+    settings = jobs.settings_of(job) | {"content": _digest(job.data)}
     load = functools.partial(_splits, builder, console)
     return jobs.run(job, settings, load, console, _WORDS)
 

@@ -24,7 +24,9 @@ from tensorboardX import SummaryWriter
 
 from isnet_jax.data import Split
 from isnet_jax.evaluation import highest_logit_relevance
-from isnet_jax.training.loop import Record
+from isnet_jax.training import StepCost
+from isnet_jax.training.epoch_metrics import Record
+from isnet_jax.training.speed import TIMES
 from isnet_jax.visualize import heatmap_grid
 
 _LOSSES = {"loss": "loss", "classification": "class.", "heatmap": "heatmap", "accuracy": "acc."}
@@ -34,6 +36,31 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text(f"{speed:.1f}/s" if speed else "", style="progress.data.speed")
+
+
+class Unobserved:
+    """An observer of `fit` for processes beside the first: shows and writes nothing."""
+
+    def __enter__(self) -> Unobserved:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        pass
+
+    def on_start(self, step: int, steps: int) -> None:
+        pass
+
+    def on_notice(self, text: str) -> None:
+        pass
+
+    def on_compiled(self, cost: StepCost) -> None:
+        pass
+
+    def on_step(self, step: int, metrics: Record | None) -> None:
+        pass
+
+    def on_epoch(self, record: Record, model: Callable[[], nnx.Module]) -> None:
+        pass
 
 
 class TrainingDisplay:
@@ -85,6 +112,12 @@ class TrainingDisplay:
         self.bar.start()
         self.task = self.bar.add_task(self.name, total=steps, completed=step, losses="compiling")
 
+    def on_notice(self, text: str) -> None:
+        self.console.print(f"{self.name}: {text}", soft_wrap=True, highlight=False)
+
+    def on_compiled(self, cost: StepCost) -> None:
+        self.console.print(f"{self.name}: {cost}", soft_wrap=True, highlight=False)
+
     def on_step(self, step: int, metrics: Record | None) -> None:
         assert self.task is not None
         assert self.writer is not None
@@ -105,6 +138,8 @@ class TrainingDisplay:
         for key, value in record.items():
             if key.startswith("validation_"):
                 self.writer.add_scalar(key.replace("_", "/", 1), value, step)
+            elif key in TIMES:
+                self.writer.add_scalar(f"speed/{key}", value, step)
         batch = self.samples.batch(slice(0, 8))
         relevance = highest_logit_relevance(model(), batch["image"])
         grid = heatmap_grid(batch["image"], batch["mask"], {self.name: relevance})

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import datetime
+import errno
+import fcntl
 import json
+import os
+import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from isnet_jax.errors import UserError
 from isnet_jax.files import write_atomically
+from isnet_jax.options import plain as plain
+from isnet_jax.options import to_yaml
 
 RECORD = "run.json"
+CONFIG = "config.yaml"
+_LOCK = ".lock"
 
 
 def check(folder: Path, settings: dict[str, Any]) -> None:
@@ -25,8 +35,11 @@ def check(folder: Path, settings: dict[str, Any]) -> None:
         raise UserError(f"{folder} cannot be read ({error}). Choose another --out.") from error
 
 
-def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Check the folder, and record the settings in it.
+def claim(folder: Path, settings: dict[str, Any], options: dict[str, Any]) -> None:
+    """Check the folder, and record the settings in it, and the options for `--config`.
+
+    Args:
+      options: what the command was given, without the folder itself.
 
     Raises:
       UserError: as `check`, or the folder cannot be written to.
@@ -35,8 +48,57 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
     try:
         if not (folder / RECORD).exists():
             write_atomically(folder / RECORD, json.dumps({"settings": settings}, indent=2) + "\n")
+        if not (folder / CONFIG).exists():
+            write_atomically(folder / CONFIG, to_yaml(options))
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error}). Choose another --out.") from error
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Keep the folder to this process while the block runs.
+
+    The operating system gives the lock back when a process ends, however it ends, so that no
+    lock is ever stale; the file stays, and says who has it or had it.
+
+    Raises:
+      UserError: another process has it.
+    """
+    with (folder / _LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _in_use(folder) from None
+        except OSError as error:  # A file system without locks.
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        file.truncate(0)
+        now = datetime.datetime.now().isoformat(" ", "seconds")
+        file.write(f"process {os.getpid()} on {platform.node()} since {now}\n")
+        file.flush()
+        yield
+
+
+def check_unlocked(folder: Path) -> None:
+    """Make sure that no other process trains in this folder; writes nothing.
+
+    Raises:
+      UserError: one does.
+    """
+    try:
+        with (folder / _LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _in_use(folder) from None
+    except OSError:
+        pass  # No lock, or none to be had.
+
+
+def _in_use(folder: Path) -> UserError:
+    return UserError(
+        f"{folder} is in use by another run: {(folder / _LOCK).read_text().strip()}. Wait for it "
+        "to end, stop it, or choose another --out."
+    )
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -56,17 +118,6 @@ def read(folder: Path) -> dict[str, Any]:
             "output folder of `isnet-jax train`."
         ) from error
     return settings
-
-
-def plain(value: Any) -> Any:
-    """Options as nested mappings of plain values, for JSON and the report."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    return value
 
 
 def _check(folder: Path, settings: dict[str, Any]) -> None:

@@ -26,11 +26,13 @@ PARTS = {
     "data": FOUNDATIONS,
     "visualize": FOUNDATIONS,
     "classification": {"errors"},
+    "options": {"errors", "lrp"},
     "config": {"errors", "losses", "lrp", "classification"},
     "explanations": {"errors", "losses", "lrp", "config"},
     "objective": {"errors", "classification", "config", "explanations"},
     "evaluation": FOUNDATIONS | {"lrp"},
-    "training": FOUNDATIONS | {"classification", "config", "objective", "models", "data"},
+    "training": FOUNDATIONS
+    | {"classification", "config", "objective", "options", "models", "data"},
 }
 # Above those stand the main job's parts, which may import all of them but not the command line.
 TOP = {"cli"}

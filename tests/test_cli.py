@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from isnet_jax import cli, comparison, lrp
+from isnet_jax.training import Launch
 
 TRAIN = ("train", "biased-digits")
 OWN = ("train", "own-data")
@@ -163,3 +164,12 @@ def test_the_program_is_installed():
     done = subprocess.run([program, "nonsense"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "unknown command 'nonsense'" in done.stderr
+
+
+def test_how_the_step_runs_over_devices(capsys):
+    found = job("--parallel", "pmap", "--accumulate", "2", "--synchronise-batch-norm", "True")
+    assert found.launch == Launch("pmap", accumulate=2, synchronise_batch_norm=True)
+    told = failed(capsys, *TRAIN, "--parallel", "mesch")
+    assert "Expected one of ('auto', 'single', 'pmap', 'mesh')" in told
+    told = failed(capsys, *TRAIN, "--processes.count", "2")
+    assert "no coordinator; expected HOST:PORT" in told

@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import platform
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -67,6 +70,24 @@ def test_logs_and_checkpoints(finished: Path):
         model, description = load_network(finished / network)
         assert description.architecture == "compact"
         assert np.isfinite(model(jnp.full((1, 32, 32, 3), 0.5))).all()
+
+
+def test_a_batch_that_does_not_divide_stops_before_anything_is_written(
+    tmp_path: Path, data_dir: Path, capsys
+):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(command(tmp_path / "out", data_dir, "--accumulate", "5"))
+    assert stopped.value.code == 2
+    assert "choose batch_size 30 or 35" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_cost_of_a_step_is_told(finished: Path, data_dir: Path, tmp_path: Path, capsys):
+    cli.main(command(tmp_path / "out", data_dir, "--parallel", "pmap"))
+    told = capsys.readouterr().out
+    assert re.search(r"isnet: [\d,]+ parameters, 1 device, [\d.]+ GFLOP a step, [\d.]+ MiB", told)
+    settings = [run_folder.read(folder) for folder in (finished, tmp_path / "out")]
+    assert settings[0] == settings[1], "the devices do not make another run"
 
 
 def test_a_finished_run_is_shown_again_and_not_touched(finished: Path, data_dir: Path, capsys):
@@ -152,6 +173,49 @@ def test_explain_refuses_another_size(finished: Path, tmp_path: Path, capsys):
     assert "40 x 20 pixels; the network expects 32 x 32" in capsys.readouterr().err
 
 
+def test_a_run_is_reproduced_from_its_config(finished: Path, data_dir: Path, tmp_path: Path):
+    cli.main(
+        [
+            "train",
+            "biased-digits",
+            "--out",
+            str(tmp_path / "b"),
+            "--config",
+            str(finished / "config.yaml"),
+        ]
+    )
+    old, new = (json.loads((p / "metrics.json").read_text()) for p in (finished, tmp_path / "b"))
+    assert (old["plain"], old["isnet"]) == (new["plain"], new["isnet"])
+    assert (tmp_path / "b" / "config.yaml").read_text() == (finished / "config.yaml").read_text()
+
+
+def test_a_folder_that_another_process_trains_in(
+    finished: Path, data_dir: Path, tmp_path: Path, capsys
+):
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
+    (out / "metrics.json").unlink()
+    program = "import sys, pathlib; from isnet_jax import run_folder\n"
+    program += (
+        "with run_folder.lock(pathlib.Path(sys.argv[1])): print('locked', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(out)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        before = contents(out)
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(command(out, data_dir))
+        shown = capsys.readouterr().err
+        assert f"is in use by another run: process {other.pid} on {platform.node()}" in shown
+        assert contents(out) == before
+        other.kill()
+    # Its lock ends with it.
+    cli.main(command(out, data_dir))
+    assert (out / "metrics.json").exists()
+
+
 # What is refused before any compute.
 
 
@@ -222,8 +286,8 @@ def test_a_data_set_with_missing_files(job: comparison.BiasedDigitsJob, tmp_path
 
 
 def test_the_settings_of_a_run_survive_json(job: comparison.BiasedDigitsJob):
-    settings = comparison._settings(job)
-    run_folder.claim(job.out, settings)
-    run_folder.claim(job.out, settings)
+    settings = jobs.settings_of(job)
+    run_folder.claim(job.out, settings, {})
+    run_folder.claim(job.out, settings, {})
     assert run_folder.read(job.out) == settings
     assert "out" not in settings

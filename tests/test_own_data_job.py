@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -147,3 +148,26 @@ def test_bad_options(capsys, arguments: tuple[str, ...], message: str):
     shown = " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert message in shown
     assert "Traceback" not in shown
+
+
+def test_a_deleted_data_file_costs_nothing_once_it_is_back(prepared: Path, tmp_path: Path, capsys):
+    data, out = Path(shutil.copytree(prepared, tmp_path / "data")), tmp_path / "run"
+    run("train", "own-data", data, "--out", out, *SMALL)
+    metrics = json.loads((out / "metrics.json").read_text())
+    (out / "metrics.json").unlink()
+    (file,) = data.rglob("*train*array_record*")
+    file.rename(tmp_path / "elsewhere")
+    before = sorted(out.rglob("*"))
+    with pytest.raises(SystemExit, match="2"):
+        run("train", "own-data", data, "--out", out, *SMALL)
+    assert f"missing from the prepared data in {data}: {file.name}" in capsys.readouterr().err
+    assert sorted(out.rglob("*")) == before
+    (tmp_path / "elsewhere").rename(file)
+    run("train", "own-data", data, "--out", out, *SMALL)
+    assert json.loads((out / "metrics.json").read_text())["isnet"] == metrics["isnet"]
+
+
+def test_the_config_of_a_run_gives_its_options(finished: Path, tmp_path: Path):
+    run("train", "own-data", "--out", tmp_path / "b", "--config", finished / "config.yaml")
+    old, new = (json.loads((p / "metrics.json").read_text()) for p in (finished, tmp_path / "b"))
+    assert (old["plain"], old["isnet"]) == (new["plain"], new["isnet"])

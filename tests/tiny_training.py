@@ -1,12 +1,14 @@
 """A training of seconds, for tests of the loop; also as a program, to be killed:
 
-    python tiny_training.py FOLDER RESULT
+    python tiny_training.py FOLDER RESULT [EVERY]
 
-It prints "start N", "step N", "epoch N" as it goes and writes parameters and history to RESULT.
+It prints "start N", "step N", "epoch N" as it goes and writes parameters and history to RESULT;
+with EVERY it saves every so many steps too. Errors and SIGTERM end it as they end the command line.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -17,8 +19,16 @@ import numpy as np
 from flax import nnx
 
 from isnet_jax import Classification, ISNetConfig
+from isnet_jax.cli import exit_codes
 from isnet_jax.data import Augmentation, Split
-from isnet_jax.training import ModelDescription, OptimiserConfig, Training, fit
+from isnet_jax.training import (
+    CheckpointConfig,
+    ModelDescription,
+    OptimiserConfig,
+    Training,
+    fit,
+)
+from isnet_jax.training.speed import TIMES
 
 CLASSES = ("a", "b", "c")
 SHAPE = (12, 12, 3)
@@ -61,6 +71,12 @@ class Silent:
     def on_start(self, step, steps):
         self.told.append(("start", step))
 
+    def on_notice(self, text):
+        self.told.append(("notice", text))
+
+    def on_compiled(self, cost):
+        self.cost = cost
+
     def on_step(self, step, metrics):
         self.told.append(("step", step))
 
@@ -68,17 +84,20 @@ class Silent:
         self.told.append(("epoch", int(record["epoch"])))
 
 
-class _Printing(Silent):
-    def __init__(self, folder: Path, steps_per_epoch: int):
+class Printing(Silent):
+    def __init__(self, folder: Path, steps_per_save: int):
         super().__init__()
-        self.folder, self.steps_per_epoch = folder, steps_per_epoch
+        self.folder, self.steps_per_save = folder, steps_per_save
 
     def on_start(self, step, steps):
         print("start", step, flush=True)
 
+    def on_notice(self, text):
+        print("notice", text, flush=True)
+
     def on_step(self, step, metrics):
         """Written checkpoints are waited for: these epochs are shorter than writing takes."""
-        saved = (step - 1) // self.steps_per_epoch * self.steps_per_epoch
+        saved = (step - 1) // self.steps_per_save * self.steps_per_save
         while saved and not (self.folder / "last" / str(saved)).exists():
             time.sleep(0.05)
         print("step", step, flush=True)
@@ -94,13 +113,16 @@ def arrays(model: nnx.Module) -> dict[str, np.ndarray]:
 
 
 def timeless(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in history]
 
 
-def main(folder: Path, result: Path) -> None:
-    model, history = fit(SMALL, ISNET, split(36), split(20, 1), folder, _Printing(folder, 36 // 8))
+def main(folder: Path, result: Path, every: int = 0) -> None:
+    training = dataclasses.replace(ISNET, checkpoints=CheckpointConfig(every=every))
+    observer = Printing(folder, every or 36 // 8)
+    with exit_codes():
+        model, history = fit(SMALL, training, split(36), split(20, 1), folder, observer)
     np.savez(result, history=json.dumps(timeless(history)), **arrays(model))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))

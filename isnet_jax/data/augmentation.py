@@ -63,12 +63,20 @@ class Augmentation:
                 f"x {width}; keep it below the usual distance of foreground and edge."
             )
 
-    def __call__(self, batch: Any, rng: np.random.Generator) -> Any:
-        """A batch with every image and its mask moved; what else it holds stays."""
+    def __call__(self, batch: Any, rng: np.random.Generator, start: int = 0) -> Any:
+        """A batch with every image and its mask moved; what else it holds stays.
+
+        Args:
+            batch: a batch, or a part of one.
+            rng: gives every sample of the whole batch a seed of its own, so that parts are moved
+                as in the whole.
+            start: number of the part's first sample in the whole batch.
+        """
         images, masks = np.empty_like(batch["image"]), np.empty_like(batch["mask"])
         height, width = images.shape[1:3]
+        seeds = rng.integers(2**63, size=start + len(images))[start:].tolist()
         for number, (image, mask) in enumerate(zip(batch["image"], batch["mask"], strict=True)):
-            matrix = self.draw(height, width, rng)
+            matrix = self.draw(height, width, np.random.default_rng(seeds[number]))
             moved = _moved(mask, matrix, Image.Resampling.NEAREST)
             if mask.any() and not moved.any():
                 images[number], masks[number] = image, mask

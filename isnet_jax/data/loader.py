@@ -196,10 +196,10 @@ def train_iterator(
         batch_size: examples per batch of this shard.
         seed: decides order and augmentation, 0 to 2**32 - 1.
         augmentation: random transformations of image and mask together; none by default.
-        shard_index: which share of the examples this process reads, from 0.
-        shard_count: number of processes that share the examples. All shares are equally large, so
-            that all processes have the same number of steps in an epoch; up to
-            ``shard_count - 1`` examples, others in each epoch, are left out.
+        shard_index: which part of each whole batch this process reads, from 0.
+        shard_count: number of processes that share the examples. One after the other, their
+            batches are the batch of ``shard_count * batch_size`` that a single process would
+            read, augmented alike.
 
     Raises:
         UserError: an argument out of its range, or fewer examples than one batch needs.
@@ -214,13 +214,13 @@ def train_iterator(
         examples=len(examples),
         batch_size=batch_size,
         seed=seed,
-        shard=slice(shard_index, len(examples) // shard_count * shard_count, shard_count),
+        shard_index=shard_index,
+        shard_count=shard_count,
     )
     dataset = grain.MapDataset.range(len(batches)).repeat(None).map_with_index(batches)
     if augmentation:
-        # Else all shards would draw the same.
-        own_seed = int(np.random.SeedSequence((seed, shard_index)).generate_state(1)[0])
-        dataset = dataset.random_map(augmentation, seed=own_seed)
+        part = functools.partial(augmentation, start=shard_index * batch_size)
+        dataset = dataset.random_map(part, seed=seed)
     threads, ahead = (0, 0) if in_memory else (_READ_THREADS, _READ_AHEAD)
     read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     return dataset.to_iter_dataset(read_options).__iter__()
@@ -238,15 +238,16 @@ class _Batches:
         examples: int,
         batch_size: int,
         seed: int,
-        shard: slice,
+        shard_index: int,
+        shard_count: int,
     ) -> None:
         self._fetch, self._examples, self._batch_size = fetch, examples, batch_size
-        self._seed, self._shard = seed, shard
+        self._seed, self._shard_index, self._shard_count = seed, shard_index, shard_count
         self._latest = (0, self._shuffled(0))
 
     def __len__(self) -> int:
         """Batches per epoch."""
-        return len(self._latest[1]) // self._batch_size
+        return self._examples // (self._batch_size * self._shard_count)
 
     def __call__(self, number: int, _: object) -> Batch:
         epoch, step = divmod(number, len(self))
@@ -254,10 +255,11 @@ class _Batches:
         if epoch != latest_epoch:
             order = self._shuffled(epoch)
             self._latest = (epoch, order)
-        return self._fetch(order[step * self._batch_size : (step + 1) * self._batch_size])
+        start = (step * self._shard_count + self._shard_index) * self._batch_size
+        return self._fetch(order[start : start + self._batch_size])
 
     def _shuffled(self, epoch: int) -> Int64[np.ndarray, " n"]:
-        return np.random.default_rng((self._seed, epoch)).permutation(self._examples)[self._shard]
+        return np.random.default_rng((self._seed, epoch)).permutation(self._examples)
 
 
 def _read(records: Records, indices: np.ndarray) -> Batch:

@@ -1,10 +1,13 @@
-"""Checkpoints that are whole or absent: the last one to resume from, the best one to use."""
+"""Checkpoints that are whole or absent: the last ones to resume from, the best ones to use."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,26 +17,37 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
+from jax.experimental import multihost_utils
 
-from isnet_jax import models
 from isnet_jax.errors import UserError
 from isnet_jax.files import write_atomically
+from isnet_jax.training.description import ModelDescription, read_description
 from isnet_jax.training.step import TrainState
 
-_DESCRIPTION = "model.json"
+_LOSS = "validation_loss"
+_START_ANEW = "Delete that folder to go on without it."
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelDescription:
-    """What is needed to build the network that a checkpoint's weights belong to."""
+class CheckpointConfig:
+    """When checkpoints are written, and how many are kept.
 
-    architecture: str
-    num_classes: int
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, ...]
+    Attributes:
+      every: also write one after every so many steps; 0 only at the ends of epochs.
+      keep_last: of the latest, at least 1; with 2 a damaged one costs no more than the steps
+        between the two.
+      keep_best: of those with the lowest validation loss, at least 1.
+    """
 
-    def create(self, seed: int = 0) -> nnx.Module:
-        return models.create(self.architecture, num_classes=self.num_classes, rngs=nnx.Rngs(seed))
+    every: int = 0
+    keep_last: int = 2
+    keep_best: int = 1
+
+    def __post_init__(self):
+        for field, least in (("every", 0), ("keep_last", 1), ("keep_best", 1)):
+            value = getattr(self, field)
+            if value < least:
+                raise UserError(f"checkpoints: {field} is {value}; expected at least {least}.")
 
 
 class Checkpoints:
@@ -41,12 +55,25 @@ class Checkpoints:
 
     A write is asynchronous, and becomes visible when it is complete; what a killed process left
     half written is removed. Use as a context manager: leaving waits for the writes.
+
+    Args:
+      tell: is given a sentence when a damaged checkpoint is passed over.
     """
 
-    def __init__(self, folder: Path):
-        folder = folder.resolve()
-        self._last = _manager(folder / "last", max_to_keep=2, cleanup_tmp_directories=True)
-        self._best = _manager(folder / "best", max_to_keep=1, cleanup_tmp_directories=True)
+    def __init__(
+        self,
+        folder: Path,
+        config: CheckpointConfig | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+    ):
+        config = config or CheckpointConfig()
+        self._folder, self._tell = folder.resolve(), tell
+        self._last = _manager(
+            self._folder / "last", max_to_keep=config.keep_last, cleanup_tmp_directories=True
+        )
+        self._best = _manager(
+            self._folder / "best", max_to_keep=config.keep_best, cleanup_tmp_directories=True
+        )
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -57,40 +84,96 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._last.close()
-        self._best.close()
+        try:
+            with self._writing():
+                self._last.close()
+                self._best.close()
+        except UserError:
+            if error is None:
+                raise
 
-    def save(self, state: TrainState, progress: Mapping[str, Any], *, best: bool) -> None:
-        """Save the state and, in the same checkpoint, what else a resumed run needs (JSON)."""
+    def save(
+        self, state: TrainState, progress: Mapping[str, Any], *, loss: float | None = None
+    ) -> None:
+        """Save the state and, in the same checkpoint, what else a resumed run needs (JSON).
+
+        Args:
+          loss: on validation data, which makes this checkpoint a candidate for the best ones.
+
+        Raises:
+          UserError: this or the write before failed; the checkpoints of earlier steps are whole.
+        """
         step = int(state.step)
         # A copy: the next step donates the state's buffers while they are being written.
-        arrays = jax.tree.map(jnp.copy, _flattened(state))
+        arrays = jax.tree.map(jnp.copy, flattened(state))
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),  # pyright: ignore[reportCallIssue]
             progress=ocp.args.JsonSave(dict(progress)),  # pyright: ignore[reportCallIssue]
         )
-        if best:
-            self._best.save(step, args=arguments)
-            # Once "last" counts this epoch as done, its best must be there.
-            self._best.wait_until_finished()
-        self._last.save(step, args=arguments)
+        with self._writing():
+            if loss is not None:
+                self._best.save(step, args=arguments, metrics={_LOSS: loss}, force=True)
+                # Once "last" counts this epoch as done, its best must be there.
+                self._best.wait_until_finished()
+            if step in self._last.all_steps():  # Written before the epoch's validation.
+                self._last.delete(step)
+            self._last.save(step, args=arguments, force=True)
+
+    def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Write the records of all epochs to metrics.jsonl, one a line."""
+        if jax.process_index() > 0:
+            return
+        lines = "".join(json.dumps(record) + "\n" for record in history)
+        with self._writing():
+            write_atomically(self._folder / "metrics.jsonl", lines)
+
+    def check(self) -> None:
+        """Raise the error of a write in the background, if there was one."""
+        with self._writing():
+            self._last.check_for_errors()
+
+    def wait(self) -> None:
+        """Return when all writes are complete."""
+        with self._writing():
+            self._last.wait_until_finished()
 
     def resume(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The last state and its progress; None before the first checkpoint."""
-        self._last.wait_until_finished()
-        found = _restored(self._last, like)
-        if found is None:
-            self._drop_later_best(-1)
-            return None
-        state, progress, step = found
-        self._drop_later_best(step)
-        return state, progress
+        """The latest state that can be read, and its progress; None before the first checkpoint.
+
+        Damaged later ones are moved to the folder "damaged".
+
+        Raises:
+          UserError: none of them can be read, or they are of another architecture.
+        """
+        self.wait()
+        steps = sorted(self._last.all_steps(), reverse=True)
+        damage: dict[int, _DamagedError] = {}
+        with _abandoned_reads_are_silent():
+            for step in steps:
+                try:
+                    state, progress = _restored(self._last, step, like)
+                except _DamagedError as error:
+                    damage[step] = error
+                    continue
+                for later, error in damage.items():
+                    self._set_aside(later)
+                    self._tell(f"{error}; going on from step {step} instead")
+                self._drop_later_best(step)
+                return state, progress
+        if damage:
+            raise UserError(f"{damage[steps[0]]}, nor any before it. {_START_ANEW}")
+        self._drop_later_best(-1)
+        return None
 
     def best(self, like: Any) -> Any | None:
         """The state with the lowest validation loss, or the part of it that `like` is."""
-        self._best.wait_until_finished()
-        found = _restored(self._best, like)
-        return None if found is None else found[0]
+        with self._writing():
+            self._best.wait_until_finished()
+        return _best(self._best, like)
+
+    def latest_step(self) -> int | None:
+        """The step of the latest whole checkpoint."""
+        return self._last.latest_step()
 
     def _drop_later_best(self, step: int) -> None:
         """A run killed between the two writes repeats that epoch, its best included."""
@@ -98,23 +181,32 @@ class Checkpoints:
             if later > step:
                 self._best.delete(later)
 
+    def _set_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            place = self._folder / "damaged" / str(step)
+            place.parent.mkdir(exist_ok=True)
+            shutil.rmtree(place, ignore_errors=True)
+            (Path(self._last.directory) / str(step)).rename(place)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"set aside {step}")
+        self._last.reload()
 
-def write_description(folder: Path, description: ModelDescription) -> None:
-    """Record beside a network's checkpoints what it is.
-
-    Raises:
-      UserError: the folder holds another network.
-    """
-    if (folder / _DESCRIPTION).exists():
-        found = _read_description(folder)
-        if found != description:
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        # What storage raises: tensorstore's errors are ValueErrors. RuntimeErrors and time-outs
+        # are other processes' that have stopped.
+        except TimeoutError:
+            raise
+        except (OSError, ValueError) as error:
+            whole = sorted(int(p.name) for p in self._folder.glob("last/*") if p.name.isdigit())
+            kept = f"Those of steps {whole} are whole" if whole else "None was written before"
             raise UserError(
-                f"{folder} holds another network, {_words(found)}; expected {_words(description)}. "
-                "Choose another folder."
-            )
-        return
-    text = json.dumps(dataclasses.asdict(description), indent=2) + "\n"
-    write_atomically(folder / _DESCRIPTION, text)
+                f"a checkpoint could not be written to {self._folder} ({_first_line(error)}). "
+                f"{kept}. Make room on the disk (or keep fewer: --checkpoints.keep-last) and give "
+                "the same command again to go on from there."
+            ) from error
 
 
 def load_network(
@@ -130,7 +222,7 @@ def load_network(
       UserError: no checkpoint there, or one of another architecture.
     """
     folder = folder.resolve()
-    description = _read_description(folder)
+    description = read_description(folder)
     if architecture is not None and architecture != description.architecture:
         raise UserError(
             f"{folder} holds a {description.architecture!r}; expected a {architecture!r}. Leave "
@@ -141,33 +233,13 @@ def load_network(
     found = None
     if (folder / "best").is_dir():
         manager = _manager(folder / "best", create=False)
-        found = _restored(manager, {"parameters": parameters, "rest": rest})
+        found = _best(manager, {"parameters": parameters, "rest": rest})
         manager.close()
     if found is None:
         raise UserError(f"{folder} has no checkpoint yet: its training has not got that far.")
-    model = nnx.merge(graph, found[0]["parameters"], found[0]["rest"])
+    model = nnx.merge(graph, found["parameters"], found["rest"])
     model.eval()
     return model, description
-
-
-def _read_description(folder: Path) -> ModelDescription:
-    try:
-        fields = json.loads((folder / _DESCRIPTION).read_text())
-        return ModelDescription(
-            **fields | {key: tuple(fields[key]) for key in ("class_names", "image_shape")}
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        nearby = sorted(str(path.parent) for path in folder.glob(f"*/{_DESCRIPTION}"))
-        hint = f" Did you mean {' or '.join(nearby)}?" if nearby else ""
-        raise UserError(
-            f"{folder} holds no network; expected {_DESCRIPTION} and best/, as a run's plain/ and "
-            f"isnet/ have.{hint}"
-        ) from error
-
-
-def _words(description: ModelDescription) -> str:
-    shape = " x ".join(map(str, description.image_shape))
-    return f"a {description.architecture!r} for {description.num_classes} classes of {shape} images"
 
 
 def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
@@ -175,34 +247,81 @@ def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
         "state": ocp.StandardCheckpointHandler(),
         "progress": ocp.JsonCheckpointHandler(),
     }
-    return ocp.CheckpointManager(
-        folder, options=ocp.CheckpointManagerOptions(**options), item_handlers=handlers
-    )
+    chosen = ocp.CheckpointManagerOptions(**options)
+    if folder.name == "best":
+        chosen.best_fn, chosen.best_mode = lambda metrics: metrics[_LOSS], "min"
+    return ocp.CheckpointManager(folder, options=chosen, item_handlers=handlers)
 
 
-def _restored(manager: ocp.CheckpointManager, like: Any) -> tuple[Any, dict[str, Any], int] | None:
-    """The latest checkpoint in the structure of `like`, which may be a part of what was saved."""
-    step = manager.latest_step()
+class _DamagedError(Exception):
+    """A checkpoint is there and cannot be read."""
+
+
+def _best(manager: ocp.CheckpointManager, like: Any) -> Any | None:
+    step = manager.best_step()
+    step = manager.latest_step() if step is None else step
     if step is None:
         return None
     try:
+        return _restored(manager, step, like)[0]
+    except _DamagedError as error:
+        raise UserError(f"{error}. {_START_ANEW}") from error
+
+
+def _restored(manager: ocp.CheckpointManager, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+    """A checkpoint in the structure of `like`, which may be a part of what was saved.
+
+    Arrays that `like` spreads over several devices are read straight into that sharding,
+    whatever devices they were written from.
+    """
+    place = manager.directory / str(step)
+    shardings = {name: getattr(leaf, "sharding", None) for name, leaf in flattened(like).items()}
+
+    def abstract(name: str, saved: Any) -> Any:
+        sharding = shardings.get(name)
+        if sharding is None or len(sharding.device_set) == 1:
+            # NumPy: the devices of the run that wrote it need not be here.
+            return np.empty(saved.shape, saved.dtype)
+        return jax.ShapeDtypeStruct(saved.shape, saved.dtype, sharding=sharding)
+
+    try:
         saved: Any = manager.item_metadata(step)
-        # NumPy arrays: the devices of the run that wrote it need not be here.
-        arrays = {name: np.empty(a.shape, a.dtype) for name, a in dict(saved["state"]).items()}
+        arrays = {name: abstract(name, array) for name, array in dict(saved["state"]).items()}
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(arrays),  # pyright: ignore[reportCallIssue]
             progress=ocp.args.JsonRestore(),  # pyright: ignore[reportCallIssue]
         )
         found: Any = manager.restore(step, args=arguments)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"the checkpoint {manager.directory / str(step)} cannot be read "
-            f"({str(error).splitlines()[0]}). Delete that folder to go on without it."
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _DamagedError(
+            f"the checkpoint {place} cannot be read ({_first_line(error)})"
         ) from error
-    return _unflattened(like, found["state"], str(manager.directory)), found["progress"], step
+    return unflattened(like, found["state"], str(manager.directory)), found["progress"]
 
 
-def _flattened(tree: Any) -> dict[str, Any]:
+@contextlib.contextmanager
+def _abandoned_reads_are_silent() -> Iterator[None]:
+    """Orbax does not wait for the other reads when one has failed; each would print a traceback."""
+    before = sys.unraisablehook
+
+    def hook(raised: Any) -> None:
+        if str(raised.exc_value) != "Event loop is closed":
+            before(raised)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _first_line(error: Exception) -> str:
+    """Without the specification that tensorstore adds."""
+    text = (str(error) or type(error).__name__).splitlines()[0]
+    return text.split(" [tensorstore_spec=")[0]
+
+
+def flattened(tree: Any) -> dict[str, Any]:
     """Arrays by their path: a layout that does not depend on the classes around them."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (
@@ -212,8 +331,8 @@ def _flattened(tree: Any) -> dict[str, Any]:
     }
 
 
-def _unflattened(like: Any, arrays: Mapping[str, Any], where: str) -> Any:
-    expected = _flattened(like)
+def unflattened(like: Any, arrays: Mapping[str, Any], where: str) -> Any:
+    expected = flattened(like)
     problems = [
         f"  {name}: found {np.shape(arrays[name]) if name in arrays else 'nothing'}, expected "
         f"{np.shape(value)}"

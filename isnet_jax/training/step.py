@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import lax
@@ -74,6 +75,7 @@ def make_step(
     optimiser: optax.GradientTransformation,
     *,
     axis_name: str | None = None,
+    accumulate: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The training step of one device, a pure function.
 
@@ -84,6 +86,10 @@ def make_step(
       axis_name: average gradients, metrics and batch statistics over this mapped axis, of pmap
         or of `jax.shard_map(..., check_vma=False)`: with the check on, JAX itself sums the
         gradients of what all devices share.
+      accumulate: the device's batch is taken in so many equal parts, one after the other, with
+        the memory of one. Gradients and metrics are the parts' means, as over so many devices;
+        batch norm measures each part on its own, and running statistics move once a step, to
+        the mean of where each part moves them.
 
     Returns:
       `(state, batch) -> (state, metrics)`; metrics are scalars: loss, gradient_norm and those of
@@ -95,21 +101,56 @@ def make_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
 
-        def loss_of(parameters):
-            copy = nnx.merge(graph, parameters, state.rest, copy=True)
-            loss, aux = objective(copy, batch, key, state.step)
+        def loss_of(parameters, rest, part):
+            copy = nnx.merge(graph, parameters, rest, copy=True)
+            loss, aux = objective(copy, part, key, state.step)
             return loss, (nnx.state(copy, nnx.Not(nnx.Param)), _scalars(loss, aux))
 
-        gradients, (rest, metrics) = jax.grad(loss_of, has_aux=True)(state.parameters)
+        gradient_of = functools.partial(jax.grad(loss_of, has_aux=True), state.parameters)
+        if accumulate == 1:
+            gradients, (rest, metrics) = gradient_of(state.rest, batch)
+        else:
+            whole = {name: batch[name] for name in ("label", "has_mask") if name in batch}
+            gradients, (rest, metrics) = _accumulated(
+                lambda rest, part: gradient_of(rest, {**part, "whole": whole}),
+                state,
+                _parts(batch, accumulate, axis_name),
+            )
         if axis_name is not None:
-            gradients, metrics = lax.pmean((gradients, metrics), axis_name)
-            rest = jax.tree.map(functools.partial(_averaged, axis_name), rest)
+            gradients, rest, metrics = _averaged((gradients, rest, metrics), axis_name)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         updates, optimiser_state = optimiser.update(gradients, state.optimiser, state.parameters)
         parameters: Any = optax.apply_updates(state.parameters, updates)
         return TrainState(state.step + 1, state.key, parameters, rest, optimiser_state), metrics
 
     return step
+
+
+def _parts(batch: Batch, count: int, axis_name: str | None) -> Batch:
+    """Equal parts of the batch on a new leading axis; samples keep their number in the whole."""
+    size = len(batch["image"])
+    start = 0 if axis_name is None else lax.axis_index(axis_name) * size
+    numbered = {**batch, "number": start + jnp.arange(size)}
+    return jax.tree.map(lambda a: a.reshape(count, size // count, *a.shape[1:]), numbered)
+
+
+def _accumulated(
+    gradient_of: Callable[..., Any], state: TrainState, parts: Batch
+) -> tuple[Any, tuple[Any, Metrics]]:
+    """Means over parts that are taken one after the other; counters and keys go on counting."""
+
+    def add(carry, part):
+        total, latest = carry
+        start = jax.tree.map(lambda old, new: old if _is_inexact(old) else new, state.rest, latest)
+        gradients, (rest, metrics) = gradient_of(start, part)
+        return (jax.tree.map(jnp.add, total, gradients), rest), (rest, metrics)
+
+    zeros = jax.tree.map(jnp.zeros_like, state.parameters)
+    (total, latest), (rests, metrics) = lax.scan(add, (zeros, state.rest), parts)
+    count = len(parts["image"])
+    gradients = jax.tree.map(lambda leaf: leaf / count, total)
+    rest = jax.tree.map(lambda new, all: all.mean(0) if _is_inexact(new) else new, latest, rests)
+    return gradients, (rest, jax.tree.map(lambda values: values.mean(0), metrics))
 
 
 def compile_step(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -133,10 +174,27 @@ def compile_evaluation(
     return jax.jit(evaluate, compiler_options=compiler_options())
 
 
-def _averaged(axis_name: str, leaf: Array) -> Array:
-    """Statistics are averaged; counters and keys are alike on all devices."""
-    return lax.pmean(leaf, axis_name) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+def _averaged(tree: Any, axis_name: str) -> Any:
+    """Means over the axis by one all-reduce for each dtype; counters and keys stay: all are alike.
+
+    One vector, because XLA would combine the arrays of a tree with whatever else is reduced at
+    the time, synchronised batch norms for example, or by size.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    for dtype in sorted({leaf.dtype for leaf in leaves if _is_inexact(leaf)}, key=str):
+        places = [place for place, leaf in enumerate(leaves) if leaf.dtype == dtype]
+        mean = lax.pmean(jnp.concatenate([leaves[place].ravel() for place in places]), axis_name)
+        ends = np.cumsum([leaves[place].size for place in places])
+        for place, part in zip(places, jnp.split(mean, ends[:-1]), strict=True):
+            leaves[place] = part.reshape(leaves[place].shape)
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _is_inexact(leaf: Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def _scalars(loss: Array, aux: Mapping[str, Array]) -> Metrics:
-    return {"loss": loss, **{name: value for name, value in aux.items() if jnp.ndim(value) == 0}}
+    """All in the loss's dtype, so that devices average them together with the gradients."""
+    scalars = {name: value for name, value in aux.items() if jnp.ndim(value) == 0}
+    return {name: jnp.asarray(v, loss.dtype) for name, v in {"loss": loss, **scalars}.items()}

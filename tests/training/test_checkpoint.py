@@ -48,8 +48,8 @@ def state_of(value: float):
 def test_best_is_the_lowest_validation_loss_and_last_the_latest(tmp_path: Path):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.resume(state_of(0)) is None
-        for step, best in ((1, True), (2, True), (3, False)):
-            checkpoints.save(state_of(step), {"history": [step]}, best=best)
+        for step, loss in ((1, 0.5), (2, 0.25), (3, 0.75)):
+            checkpoints.save(state_of(step), {"history": [step]}, loss=loss)
     with Checkpoints(tmp_path) as checkpoints:
         resumed = checkpoints.resume(state_of(0))
         best = checkpoints.best(state_of(0))
@@ -65,7 +65,7 @@ def test_saving_copies_what_the_next_step_donates(tmp_path: Path):
     state = state_of(5)
     with Checkpoints(tmp_path) as checkpoints:
         parameters = state.parameters
-        checkpoints.save(state, {}, best=False)
+        checkpoints.save(state, {})
         overwrite(parameters)
     with Checkpoints(tmp_path) as checkpoints:
         resumed = checkpoints.resume(state_of(0))
@@ -175,7 +175,7 @@ def test_keys_and_optimiser_state_survive(tmp_path: Path):
     model = SMALL.create()
     state = init_state(model, optax.adamw(1e-3), jax.random.key(7))
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state, {}, best=False)
+        checkpoints.save(state, {})
     with Checkpoints(tmp_path) as checkpoints:
         resumed = checkpoints.resume(init_state(model, optax.adamw(1e-3), jax.random.key(0)))
     assert resumed is not None

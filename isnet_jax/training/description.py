@@ -1,0 +1,71 @@
+"""What a network's checkpoints belong to, in model.json beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from flax import nnx
+
+from isnet_jax import models
+from isnet_jax.errors import UserError
+from isnet_jax.files import write_atomically
+
+_DESCRIPTION = "model.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelDescription:
+    """What is needed to build the network that a checkpoint's weights belong to."""
+
+    architecture: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, ...]
+
+    def create(self, seed: int = 0) -> nnx.Module:
+        return models.create(self.architecture, num_classes=self.num_classes, rngs=nnx.Rngs(seed))
+
+
+def write_description(folder: Path, description: ModelDescription) -> None:
+    """Record beside a network's checkpoints what it is.
+
+    Raises:
+      UserError: the folder holds another network.
+    """
+    if (folder / _DESCRIPTION).exists():
+        found = read_description(folder)
+        if found != description:
+            raise UserError(
+                f"{folder} holds another network, {_words(found)}; expected {_words(description)}. "
+                "Choose another folder."
+            )
+        return
+    text = json.dumps(dataclasses.asdict(description), indent=2) + "\n"
+    write_atomically(folder / _DESCRIPTION, text)
+
+
+def read_description(folder: Path) -> ModelDescription:
+    """What the network in a folder is.
+
+    Raises:
+      UserError: there is none.
+    """
+    try:
+        fields = json.loads((folder / _DESCRIPTION).read_text())
+        return ModelDescription(
+            **fields | {key: tuple(fields[key]) for key in ("class_names", "image_shape")}
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        nearby = sorted(str(path.parent) for path in folder.glob(f"*/{_DESCRIPTION}"))
+        hint = f" Did you mean {' or '.join(nearby)}?" if nearby else ""
+        raise UserError(
+            f"{folder} holds no network; expected {_DESCRIPTION} and best/, as a run's plain/ and "
+            f"isnet/ have.{hint}"
+        ) from error
+
+
+def _words(description: ModelDescription) -> str:
+    shape = " x ".join(map(str, description.image_shape))
+    return f"a {description.architecture!r} for {description.num_classes} classes of {shape} images"

@@ -1,0 +1,153 @@
+"""Several processes that train together: how they meet, and what only the first one does."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from isnet_jax.errors import UserError
+
+T = TypeVar("T")
+
+_MESSAGE_BYTES = 4096
+
+LOST = 75
+"""Exit code of a process whose peers are gone: EX_TEMPFAIL, schedulers may start all again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """The processes of one training, each started with the same options but `index`.
+
+    All need the same data and output folder (a shared disk).
+
+    Attributes:
+      coordinator: HOST:PORT of the first process, where the others find it; or "auto", which
+        leaves this, count and index to JAX (SLURM, Open MPI, TPU pods); "": a single process.
+      count: how many there are.
+      index: which one this is, from 0.
+      timeout: seconds without a sign of life from another process until this one stops.
+    """
+
+    coordinator: str = ""
+    count: int = 1
+    index: int = 0
+    timeout: int = 100
+
+    def __post_init__(self):
+        if self.timeout < 1:
+            raise UserError(f"processes: timeout is {self.timeout} s; expected at least 1.")
+        if not 0 <= self.index < self.count:
+            raise UserError(
+                f"processes: index is {self.index} of {self.count}; expected 0 to count - 1."
+            )
+        if self.count > 1 and not self.coordinator:
+            raise UserError(
+                f"processes: {self.count} of them, but no coordinator; expected HOST:PORT of the "
+                "first one."
+            )
+        _, colon, port = self.coordinator.rpartition(":")
+        if self.coordinator not in ("", "auto") and not (colon and port.isdigit()):
+            raise UserError(
+                f'processes: coordinator is {self.coordinator!r}; expected HOST:PORT or "auto".'
+            )
+
+    def connect(self) -> None:
+        """Meet the others; before anything else is done with JAX.
+
+        Raises:
+          UserError: they do not come within the time-out, or JAX cannot find out by itself.
+        """
+        if not self.coordinator:
+            return
+        given: dict[str, Any] = {}
+        if self.coordinator != "auto":
+            given = {
+                "coordinator_address": self.coordinator,
+                "num_processes": self.count,
+                "process_id": self.index,
+            }
+        try:
+            jax.distributed.initialize(
+                **given,
+                initialization_timeout=self.timeout,
+                heartbeat_timeout_seconds=self.timeout,
+                shutdown_timeout_seconds=self.timeout,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"processes: could not meet the others ({str(error).splitlines()[0]}). Start all "
+                f"{self.count} within {self.timeout} s of each other, with the first one's "
+                "HOST:PORT as coordinator."
+            ) from error
+
+
+def is_first() -> bool:
+    """Whether this process writes the files that only one may write."""
+    return jax.process_index() == 0
+
+
+def first_then_all(action: Callable[[], T]) -> T:
+    """`action()` in the first process, and when it is done there in the others.
+
+    Raises:
+      UserError: that of the first process, in all of them.
+    """
+    if jax.process_count() == 1:
+        return action()
+    result: Any = None
+    message = b""
+    if is_first():
+        try:
+            result = action()
+        except UserError as error:
+            message = str(error).encode()[:_MESSAGE_BYTES]
+    padded = np.frombuffer(message.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
+    with stops_with_the_others():
+        told = bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).rstrip(b"\0")
+    if told:
+        raise UserError(told.decode(errors="replace"))
+    return result if is_first() else action()
+
+
+@contextlib.contextmanager
+def stops_with_the_others() -> Iterator[None]:
+    """Ends this process with a message and the code `LOST` if another one has stopped.
+
+    At once, because whatever would wait for the others (checkpoints, JAX's shutdown) ends in an
+    abort of the runtime without a word of ours. A peer that hangs instead is noticed by the runtime
+    itself, `Processes.timeout` seconds after its last sign of life.
+    """
+    try:
+        yield
+    except (RuntimeError, TimeoutError) as error:
+        if jax.process_count() == 1:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:500]
+        print(
+            f"error: process {jax.process_index()} of {jax.process_count()} stops: what it does "
+            f"with the others failed ({reason}). Most likely one of them has stopped; see what it "
+            "printed. Start all of them again with the same command: training goes on after the "
+            "last saved epoch.",
+            file=sys.stderr,
+            flush=True,
+        )
+        sys.stdout.flush()
+        os._exit(LOST)
+
+
+def agreed(numbers: dict[str, float]) -> dict[str, float]:
+    """The first process's numbers, so that all decide alike."""
+    if jax.process_count() == 1:
+        return numbers
+    values = np.array([*numbers.values()], np.float32)
+    told = np.asarray(multihost_utils.broadcast_one_to_all(values))
+    return dict(zip(numbers, map(float, told), strict=True))

@@ -1,0 +1,29 @@
+"""Which code wrote a file."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import jax
+
+
+@functools.cache
+def provenance() -> dict[str, str | None]:
+    """Version of the package and of JAX; git revision where the package runs from a checkout."""
+    package = Path(__file__).parents[1]
+    command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=40"]
+    revision = None
+    if (package.parent / ".git").exists():
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+            revision = done.stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            pass  # No git, or not a checkout it may read.
+    return {
+        "version": metadata.version("isnet-jax"),
+        "jax": jax.__version__,
+        "revision": revision,
+    }

@@ -1,0 +1,75 @@
+"""How one network is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from isnet_jax.classification import Classification
+from isnet_jax.config import ISNetConfig
+from isnet_jax.data import Augmentation, Split, train_iterator
+from isnet_jax.errors import UserError
+from isnet_jax.training.checkpoint import CheckpointConfig
+from isnet_jax.training.optimiser import OptimiserConfig
+from isnet_jax.training.parallel import Launch
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How one network is trained.
+
+    Attributes:
+      objective: an ISNet's, or the loss of a plain classifier.
+      optimiser: see there.
+      epochs: passes over the training split, at least 1.
+      batch_size: samples a step, over all devices, at least 1.
+      augmentation: random transformations of image and mask together.
+      seed: decides weights, order, shifts and the stochastic choices; 0 to 2**32 - 1.
+      patience: end after so many epochs without a new lowest validation loss; 0 never does.
+      checkpoints: when they are written and how many are kept.
+      profile_steps: first and last step, from 1, to write a profile of; None for no profile.
+      launch: how the step runs over devices.
+    """
+
+    objective: ISNetConfig | Classification
+    optimiser: OptimiserConfig
+    epochs: int
+    batch_size: int
+    augmentation: Augmentation
+    seed: int
+    patience: int = 0
+    checkpoints: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    profile_steps: tuple[int, int] | None = None
+    launch: Launch = dataclasses.field(default_factory=Launch)
+
+    def __post_init__(self):
+        if self.epochs < 1:
+            raise UserError(f"training: epochs is {self.epochs}; expected at least 1.")
+        if self.batch_size < 1:
+            raise UserError(f"training: batch_size is {self.batch_size}; expected at least 1.")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"training: seed is {self.seed}; expected 0 to 2**32 - 1.")
+        if self.patience < 0:
+            raise UserError(f"training: patience is {self.patience}; expected at least 0.")
+        if self.profile_steps and not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
+            raise UserError(
+                f"training: profile_steps is {self.profile_steps}; expected the first and the last "
+                "step, 1 <= first <= last."
+            )
+
+    def batches(self, train: Split) -> Any:
+        """The endless batches of the training split: of each, the rows of this process.
+
+        Raises:
+          UserError: the split does not fill a batch, or its images are too small for the shifts.
+        """
+        return train_iterator(
+            train,
+            self.batch_size // jax.process_count(),
+            seed=self.seed,
+            augmentation=self.augmentation,
+            shard_index=jax.process_index(),
+            shard_count=jax.process_count(),
+        )

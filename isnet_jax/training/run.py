@@ -1,0 +1,188 @@
+"""A training in progress: its state, its place in the data, its records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from isnet_jax.data import Split
+from isnet_jax.errors import UserError
+from isnet_jax.options import plain
+from isnet_jax.training.checkpoint import Checkpoints
+from isnet_jax.training.description import ModelDescription
+from isnet_jax.training.epoch_metrics import EpochMetrics, NonFiniteError, Record, nonfinite
+from isnet_jax.training.parallel import StepCost
+from isnet_jax.training.processes import agreed
+from isnet_jax.training.provenance import provenance
+from isnet_jax.training.recipe import Training
+from isnet_jax.training.speed import EpochClock
+from isnet_jax.training.step import (
+    TrainState,
+    compile_evaluation,
+    init_state,
+    make_step,
+    objective,
+)
+
+STATE = "state"
+ADVICE = (
+    "Lower the learning rate or the heatmap weight, or clip the gradient more tightly "
+    "(optimiser.clip_norm)."
+)
+
+
+class Run:
+    """A training and how far it is: restored from its last checkpoint when made."""
+
+    def __init__(
+        self,
+        description: ModelDescription,
+        training: Training,
+        train: Split,
+        folder: Path,
+        checkpoints: Checkpoints,
+        on_compiled: Callable[[StepCost], None],
+    ):
+        self.description, self.training, self.train = description, training, train
+        self.folder, self.checkpoints = folder, checkpoints
+        self.steps_per_epoch = len(train) // training.batch_size
+        self.steps = training.epochs * self.steps_per_epoch
+        self.model = description.create(training.seed)
+        optimiser = training.optimiser.make(self.steps)
+        self._launcher = launcher = training.launch.launcher(training.batch_size)
+        step = make_step(
+            launcher.prepared(self.model),
+            objective(training.objective, launcher.axis_name),
+            optimiser,
+            axis_name=launcher.axis_name,
+            accumulate=training.launch.accumulate,
+        )
+        self.run_step = launcher.launch(
+            step, lambda compiled: on_compiled(launcher.cost(compiled, self.model))
+        )
+        self._evaluate = compile_evaluation(self.model, objective(training.objective))
+        self._made_by = {"training": plain(training), **provenance()}
+        self._optimiser = optimiser
+        self.restore()
+
+    def restore(self) -> None:
+        self.batches = self.training.batches(self.train)
+        self.state = init_state(self.model, self._optimiser, jax.random.key(self.training.seed))
+        progress = {"history": [], "epoch": None}
+        resumed = self.checkpoints.resume(self.state)
+        if resumed is not None:
+            self.state, progress = resumed
+            self.batches.set_state(progress["batches"])
+        self.history: list[Record] = progress["history"]
+        self.step = int(self.state.step)
+        self.state = self._launcher.place(self.state)
+        within = progress["epoch"] or {}
+        self.metrics = EpochMetrics(within.get("metrics"))
+        self.clock = EpochClock(within.get("seconds", 0.0), first=True)
+
+    def local(self) -> TrainState:
+        """The state on one device of this process."""
+        return self._launcher.local(self.state)
+
+    def is_over(self) -> bool:
+        """After the last epoch, or too many without a new lowest validation loss."""
+        losses = [record["validation_loss"] for record in self.history]
+        patience = self.training.patience
+        stale = len(losses) - 1 - int(np.argmin(losses)) if losses else 0
+        return len(losses) >= self.training.epochs or 0 < patience <= stale
+
+    def remaining_steps(self) -> range:
+        """Numbers of the running epoch's steps that are not made yet."""
+        return range(self.step + 1, (len(self.history) + 1) * self.steps_per_epoch + 1)
+
+    def make_step(self) -> tuple[Mapping[str, Any], Record | None]:
+        """Dispatch the next step; its metrics, and now and then those of a recent one."""
+        self.state, metrics = self.run_step(self.state, next(self.batches))
+        self.step += 1
+        self.clock.count(metrics)
+        return metrics, self.metrics.add(self.step, metrics)
+
+    def save_is_due(self) -> bool:
+        every = self.training.checkpoints.every
+        return every > 0 and self.step % every == 0 and self.step % self.steps_per_epoch > 0
+
+    def save_within_epoch(self) -> None:
+        sums = self.metrics.saved()
+        self._require_finite_state()
+        self._save({"metrics": sums, "seconds": self.clock.seconds()})
+
+    def end_epoch(self, validation: Split) -> Record:
+        """Validate and save; the epoch's record."""
+        means = self.metrics.means()
+        self._require_finite_state()
+        self.clock.finished_steps(self.training.batch_size)
+        validated = agreed(_validate(self._evaluate, self.local(), validation, self.training))
+        record = {
+            "epoch": len(self.history) + 1,
+            "step": self.step,
+            **{("train_loss" if k == "loss" else k): v for k, v in means.items()},
+            **{f"validation_{name}": value for name, value in validated.items()},
+            **self.clock.record(),
+        }
+        if wrong := nonfinite(record):
+            raise UserError(
+                f"training diverged in epoch {record['epoch']}: NaN or infinite "
+                f"{', '.join(wrong)} after its last step. {ADVICE}"
+            )
+        self.history.append(record)
+        self._save(None, record["validation_loss"])
+        self.checkpoints.write_history(self.history)
+        self.metrics, self.clock = EpochMetrics(), EpochClock()
+        return record
+
+    def _require_finite_state(self) -> None:
+        if not is_finite(self.state):
+            raise NonFiniteError(self.step, [STATE])
+
+    def _save(self, within_epoch: dict[str, Any] | None, loss: float | None = None) -> None:
+        progress = {
+            "history": self.history,
+            "batches": self.batches.get_state(),
+            "epoch": within_epoch,
+            **self._made_by,
+        }
+        self.checkpoints.save(self.state, progress, loss=loss)
+
+
+@jax.jit
+def _all_finite(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
+def is_finite(state: TrainState) -> bool:
+    leaves = jax.tree.leaves((state.parameters, state.rest, state.optimiser))
+    return bool(_all_finite([leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]))
+
+
+def _validate(run_evaluation: Any, state: TrainState, split: Split, training: Training) -> Record:
+    key = jax.random.key(training.seed)
+    totals: dict[str, Any] = {}
+    for number, chunk in enumerate(_even_chunks(len(split), 2 * training.batch_size)):
+        metrics = run_evaluation(state, split.batch(chunk), jax.random.fold_in(key, number))
+        share = len(chunk) / len(split)
+        totals = {name: totals.get(name, 0) + share * value for name, value in metrics.items()}
+    return _floats(totals)
+
+
+def _even_chunks(count: int, largest: int) -> list[np.ndarray]:
+    """All indices below `count`, in chunks of one size, or two: each size is compiled.
+
+    Nothing is filled up, so that means over chunks, weighted by length, are means over samples.
+    """
+    fewest = -(-count // largest)
+    equal = (number for number in range(fewest, 2 * fewest + 1) if count % number == 0)
+    return np.array_split(np.arange(count), next(equal, fewest))
+
+
+def _floats(metrics: Any) -> Record:
+    return {name: float(value) for name, value in jax.device_get(metrics).items()}

@@ -1,0 +1,36 @@
+"""One process of a training of several, for tests/training/test_processes.py:
+
+    python process_training.py FOLDER RESULT COORDINATOR COUNT INDEX TIMEOUT
+
+It prints "start N", "step N", "epoch N" as it goes; the first writes parameters and history to
+RESULT.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from tiny_training import ISNET, SMALL, Printing, arrays, split, timeless
+
+from isnet_jax.training import Launch, Processes, fit, is_first
+
+TRAINING = dataclasses.replace(
+    ISNET, launch=Launch("mesh", accumulate=2, synchronise_batch_norm=True)
+)
+
+
+def main(folder: Path, result: Path, processes: Processes) -> None:
+    processes.connect()
+    observer = Printing(folder, 36 // 8)
+    model, history = fit(SMALL, TRAINING, split(36), split(20, 1), folder, observer)
+    if is_first():
+        np.savez(result, history=json.dumps(timeless(history)), **arrays(model))
+
+
+if __name__ == "__main__":
+    folder, result, coordinator, count, index, timeout = sys.argv[1:]
+    main(Path(folder), Path(result), Processes(coordinator, int(count), int(index), int(timeout)))

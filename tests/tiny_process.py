@@ -1,0 +1,66 @@
+"""`tiny_training.py` as a process that is watched and stopped."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+PROGRAM = Path(__file__).with_name("tiny_training.py")
+
+
+def train(
+    folder: Path,
+    result: Path,
+    *options: object,
+    stop: Callable[[str], bool] = lambda line: False,
+    by: signal.Signals = signal.SIGKILL,
+    status: int = 0,
+    largest_file: int = resource.RLIM_INFINITY,
+) -> list[str]:
+    """What the training printed; stopped by a signal once `stop` is true of a line.
+
+    Args:
+      options: see `tiny_training.py`.
+      status: what it shall exit with if it is not killed.
+      largest_file: bytes beyond which it can write no file, as with a full disk.
+    """
+    command = [sys.executable, str(PROGRAM), str(folder), str(result), *map(str, options)]
+    environment = dict(os.environ)
+    if largest_file != resource.RLIM_INFINITY:
+        # JAX would leave parts of programs in its cache, which the other tests share.
+        environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    lines = []
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file,) * 2),
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.strip())
+            if stop(lines[-1]):
+                process.send_signal(by)
+                if by == signal.SIGKILL:
+                    status = -signal.SIGKILL
+                    break
+        found = process.wait()
+    assert found == status, lines
+    return lines
+
+
+def assert_same_results(found: Path, expected: Path) -> None:
+    """Parameters and records, bit for bit."""
+    left, right = np.load(found), np.load(expected)
+    assert set(left) == set(right)
+    for name in right:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
