@@ -298,3 +298,44 @@ def test_dropout_concatenation_and_low_precision(problem):
         relevance = pullback(jnp.ones_like(value))
         assert relevance.dtype == jnp.float32
         assert np.isfinite(relevance).all()
+
+
+def test_a_layer_with_its_own_derivative_is_that_layer():
+    """A custom_vjp around one convolution is a lowering: rules see the convolution."""
+
+    def convolve(x, w):
+        return lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    lowered = jax.custom_vjp(convolve)
+
+    def backward(residuals, g):
+        _, pull = jax.vjp(convolve, *residuals)
+        return pull(g)
+
+    lowered.defvjp(lambda x, w: (convolve(x, w), (x, w)), backward)
+    draw = np.random.default_rng(0)
+    x = jnp.asarray(draw.random((2, 5, 5, 3)))
+    weights = jnp.asarray(draw.standard_normal((3, 3, 3, 4)))
+    rules = lrp.Composite(layer=lrp.Gamma(0.3), first=lrp.ZBox(0.0, 1.0))
+
+    def network(layer):
+        def f(x):
+            y = jax.nn.relu(layer(x, weights) + 0.1)
+            return layer(y, jnp.swapaxes(weights, 2, 3)).sum((1, 2))
+
+        return f
+
+    def relevance_and_gradient(layer):
+        def explain(x):
+            logits, pullback = lrp.vjp(network(layer), x, rules=rules)
+            return pullback(jnp.ones_like(logits))
+
+        return explain(x), jax.grad(lambda x: jnp.sum(explain(x) ** 2))(x)
+
+    for ours, plain in zip(
+        relevance_and_gradient(lowered), relevance_and_gradient(convolve), strict=True
+    ):
+        np.testing.assert_allclose(ours, plain, rtol=1e-10)
+    assert "custom_vjp" not in str(lrp.inspect(network(lowered), x, rules=rules))

@@ -26,6 +26,8 @@ SHAPES = {
     "no padding": ((7, 6), 3, 2, 3, 1, 0),
     "one row": ((1, 6), 3, 2, 3, 1, 1),
     "patches": ((8, 8), 4, 3, 5, 4, 0),
+    "few features of many": ((24, 23), 3, 9, 3, 1, 1),
+    "few features, no padding": ((26, 25), 3, 9, 3, 1, 0),
 }
 
 
@@ -83,3 +85,33 @@ def test_slow_shapes_become_one_product_and_others_stay():
 
     assert primitives((8, 2, 2, 16), (3, 3, 16, 16)) == (1, 0)
     assert primitives((8, 32, 32, 16), (3, 3, 16, 16)) == (0, 1)
+
+
+@pytest.mark.parametrize("case", ["3x3 stride 2", "few features of many", "2x2 map"])
+def test_seeds_may_be_mapped_over(case):
+    """As vmap over classes does: cotangents have one more axis, weights have not."""
+    size, k, channels, features, stride, padding = SHAPES[case]
+    draw = np.random.default_rng(1)
+    x = jnp.asarray(draw.standard_normal((2, *size, channels)))
+    kernel = jnp.asarray(draw.standard_normal((k, k, channels, features)))
+    seeds = jnp.asarray(draw.standard_normal((3, *expected(x, kernel, stride, padding).shape)))
+
+    def gradient(run):
+        def loss(kernel):
+            _, pull = jax.vjp(lambda x: run(x, kernel, stride, padding), x)
+            return jnp.sum(jnp.sin(jax.vmap(pull)(seeds)[0]))
+
+        return jax.jit(jax.grad(loss))(kernel)
+
+    def ours(x, kernel, stride, padding):
+        return convolve(x, kernel, stride=stride, padding=padding)
+
+    np.testing.assert_allclose(gradient(ours), gradient(expected), rtol=1e-10, atol=1e-10)
+
+
+def test_accelerators_get_xlas_own_convolution():
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((8, 2, 2, 16), (3, 3, 16, 16))]
+    with convolution.lowered_for("tpu"):
+        text = str(jax.make_jaxpr(lambda x, k: convolve(x, k, padding=1))(*shapes))
+    assert "custom_vjp" not in text
+    assert (text.count("dot_general["), text.count("conv_general_dilated[")) == (0, 1)
