@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint bench clean
 
 demo: .venv/installed
 	$(BIN)/isnet-jax train biased-digits --out runs/biased-digits
@@ -18,6 +18,22 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# Against PyTorch, in three minutes; benchmarks/README.md has the rest.
+bench: .venv-bench/installed
+	.venv-bench/bin/python benchmarks/step_throughput.py --quick --out benchmarks/results/quick
+
+.venv-bench/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[benchmarks]"
+	touch $@
+
+# Compilers for TPU and GPU; libtpu beside CUDA, so without its dependencies.
+.venv-accelerators/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-accelerators
+	.venv-accelerators/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[cuda]"
+	.venv-accelerators/bin/python -m pip install --quiet --disable-pip-version-check --no-deps libtpu
+	touch $@
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -30,4 +46,4 @@ lint: .venv/installed-dev
 	touch $@ .venv/installed
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-accelerators .pytest_cache .ruff_cache .hypothesis

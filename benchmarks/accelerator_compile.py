@@ -1,6 +1,6 @@
 """The whole data-parallel ISNet step compiled for TPUs and GPUs that are not here.
 
-    make .venv-accelerators                   (gigabytes: compilers in an environment of its own)
+    make .venv-accelerators/installed  (gigabytes: compilers in an environment of its own)
     .venv-accelerators/bin/python benchmarks/accelerator_compile.py
 
 XLA's own compilers for TPU v5e and for H100 run on any machine. For each target: FLOPs, bytes and

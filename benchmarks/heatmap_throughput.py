@@ -1,6 +1,6 @@
 """Explanations per second: isnet_jax against zennit and captum, on torchvision networks.
 
-    make .venv-bench                          (gigabytes: PyTorch in an environment of its own)
+    make .venv-bench/installed  (gigabytes: PyTorch in an environment of its own)
     .venv-bench/bin/python benchmarks/heatmap_throughput.py
 
 All libraries explain the highest logit of the same images with equal weights and threads; their

@@ -1,12 +1,12 @@
 """ISNet training steps: isnet_jax against PyTorch, side by side in one run.
 
-    pip install -e ".[benchmarks]"      (gigabytes: a virtual environment of its own)
-    python benchmarks/step_throughput.py            (all rows)
-    python benchmarks/step_throughput.py --quick    (two rows, three repeats)
+    make .venv-bench/installed  (gigabytes: PyTorch in an environment of its own)
+    .venv-bench/bin/python benchmarks/step_throughput.py            (all rows)
+    .venv-bench/bin/python benchmarks/step_throughput.py --quick    (two rows, three repeats)
 
 Both sides have the same weights, data, batch, precision, optimiser and threads, each in a process
 of its own; their steps are interleaved. The loss of the first step must agree. Prints a table,
-writes benchmarks/results/step_throughput.json and .md.
+writes benchmarks/results/step_throughput.json and .md after every row.
 """
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ def measure(row: str, mode: str, options: Benchmark) -> dict[str, Any]:
     }
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
+def markdown(rows: list[dict[str, Any]], setting: dict[str, Any]) -> str:
     lines = [
-        "| network, batch | mode | PyTorch s/step | isnet_jax s/step | speed-up | peak GB | "
+        "| network, batch | mode | PyTorch s/step | isnet_jax s/step | speed-up | peak GB, PyTorch / ours | "
         "first step s | loss differs |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -128,7 +128,12 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             f"{r['loss_difference']:.0e}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    versions = ", ".join(f"{name} {version}" for name, version in setting["versions"].items())
+    note = (
+        f"float32, {setting['machine']}, medians of {setting['repeats']} interleaved repeats (half "
+        f"the spread in brackets); {versions}; {setting['date']}."
+    )
+    return "\n".join([*lines, "", note, ""])
 
 
 def main(options: Benchmark) -> None:
@@ -136,21 +141,21 @@ def main(options: Benchmark) -> None:
         options = dataclasses.replace(
             options, rows=("resnet18-64", "compact-32"), modes=("plain", "selective"), repeats=3
         )
-    rows = []
-    for row in options.rows:
-        for mode in options.modes:
-            rows.append(measure(row, mode, options))
-            print(markdown(rows[-1:]).splitlines()[-1], flush=True)
-    result = {
+    setting = {
         "machine": f"{len(os.sched_getaffinity(0))} cores {platform.machine()}",
         "date": datetime.date.today().isoformat(),
         "versions": {name: metadata.version(name) for name in ("jax", "torch", "torchvision")},
-        "rows": rows,
+        "repeats": options.repeats,
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "step_throughput.json").write_text(json.dumps(result, indent=2) + "\n")
-    (options.out / "step_throughput.md").write_text(markdown(rows))
-    print("\n" + markdown(rows))
+    rows: list[dict[str, Any]] = []
+    for row in options.rows:
+        for mode in options.modes:
+            rows.append(measure(row, mode, options))
+            print(markdown(rows[-1:], setting).splitlines()[2], flush=True)
+            result = json.dumps({**setting, "rows": rows}, indent=2) + "\n"
+            (options.out / "step_throughput.json").write_text(result)
+            (options.out / "step_throughput.md").write_text(markdown(rows, setting))
 
 
 if __name__ == "__main__":

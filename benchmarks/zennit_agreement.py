@@ -1,6 +1,6 @@
 """Our composites against zennit's on torchvision networks with equal weights.
 
-    pip install -e ".[benchmarks]"      (gigabytes: a virtual environment of its own)
+    pip install -e ".[benchmarks]"  (gigabytes: a virtual environment of its own)
     python benchmarks/zennit_agreement.py
 
 For each network and composite: the largest difference of the heatmaps relative to the largest
