@@ -112,8 +112,8 @@ def measure(row: str, mode: str, options: Benchmark) -> dict[str, Any]:
 
 def markdown(rows: list[dict[str, Any]], setting: dict[str, Any]) -> str:
     lines = [
-        "| network, batch | mode | PyTorch s/step | isnet_jax s/step | speed-up | peak GB, PyTorch / ours | "
-        "first step s | loss differs |",
+        "| network, batch | mode | PyTorch s/step | isnet_jax s/step | speed-up | "
+        "peak GB, PyTorch / ours | first step s | loss differs |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
