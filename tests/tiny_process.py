@@ -43,8 +43,9 @@ def train(
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file,) * 2),
     ) as process:
+        # Not in `preexec_fn`, which forks: JAX warns of that in a process with threads.
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line.strip())
