@@ -14,7 +14,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime
-import functools
 import json
 import os
 import re
@@ -240,15 +239,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main(options: Benchmark) -> None:
     file = options.out / "accelerator_compile.json"
     rows = json.loads(file.read_text()) if file.exists() else []
-    key = functools.partial(
-        lambda row, names: tuple(row[name] for name in names),
-        names=("target", "network", "variant", "batch_per_chip", "size", "classes"),
-    )
+    settings = ("target", "network", "variant", "batch_per_chip", "size", "classes")
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.targets:
         row = measure(options, name)
         print(table([row]).splitlines()[2], flush=True)
-        rows = [*(other for other in rows if key(other) != key(row)), row]
+        rows = [r for r in rows if any(r[name] != row[name] for name in settings)]
+        rows.append(row)
         file.write_text(json.dumps(rows, indent=2) + "\n")
         file.with_suffix(".md").write_text(table(rows))
 
