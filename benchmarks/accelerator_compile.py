@@ -196,7 +196,7 @@ def in_text(text: str) -> dict[str, Any]:
                 for kind, dims in _SHAPE.findall(shape)
             ]
             reductions.append(sum(sizes))
-        custom = re.search(r'custom_call_target="(__cu\w+)"', line)
+        custom = re.search(r'custom_call_target="(__cu[^"]+)"', line)
         if operation in ("convolution", "dot") or custom:
             operands = re.findall(r"(bf16|f32|f64)\[", line.split(operation + "(", 1)[-1])
             declared = re.findall(r"(bf16|f32|f64)\[", shape)

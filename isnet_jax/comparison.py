@@ -6,103 +6,54 @@ import dataclasses
 import functools
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import tyro
 from rich.console import Console
 from rich.progress import Progress
 
 from isnet_jax import job as jobs
-from isnet_jax import models, run_folder
+from isnet_jax import run_folder
 from isnet_jax.calibration import calibrated
-from isnet_jax.config import ISNetConfig
 from isnet_jax.data import (
     SPLITS,
-    Augmentation,
     BackgroundMark,
     BiasedDigitsConfig,
     Split,
     load_split,
     prepare,
 )
-from isnet_jax.errors import UserError, suggest
-from isnet_jax.training import (
-    CheckpointConfig,
-    Launch,
-    OptimiserConfig,
-    Processes,
-    Training,
-    load_network,
-)
+from isnet_jax.errors import UserError
+from isnet_jax.training import load_network
+from isnet_jax.training_job import TrainingJob
 
 NETWORKS = ("plain", "isnet")
 ConfigName = Literal["demo", "full"]
 
 
-@dataclasses.dataclass(frozen=True)
-class BiasedDigitsJob:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BiasedDigitsJob(TrainingJob):
     """Train a plain classifier and an ISNet on digits whose background gives the class away.
 
     Writes metrics.json, report.html, checkpoints and TensorBoard logs into the output folder. A
     run that was interrupted goes on where it was when the same command is given again.
 
     Attributes:
-      out: output folder: a new one, or that of the same run interrupted.
       data_dir: where prepared data sets are kept for reuse.
       config: a named set of options, any of which can be given too: "demo" takes minutes, "full"
         trains longer. Or a run's config.yaml, whose options are taken.
       data: the digits and their background mark.
-      model: architecture of both networks.
-      isnet: the ISNet's objective.
       calibration: file of `isnet-jax calibrate`; its ranges replace isnet.foreground_range.
-      optimiser: of both networks.
-      epochs: passes of the ISNet over the training images.
-      plain_epochs: passes of the plain classifier.
-      batch_size: images in each training step.
-      augmentation: random transformations of image and mask together.
-      seed: decides weights, order of the images and random choices; the data have their own.
-      patience: end a training after so many epochs without a new lowest validation loss; 0 never
-        does.
-      checkpoints: when they are written and how many are kept.
-      profile_steps: first and last step, from 1, of which to write a profile into the run.
-      launch: how the step runs over devices.
-      processes: of which this is one, for training over several hosts.
     """
 
     out: Path = Path("runs/biased-digits")
     data_dir: Path = Path("datasets")
     config: ConfigName = "demo"
     data: BiasedDigitsConfig = field(default_factory=lambda: BiasedDigitsConfig(mask_dilation=1))
-    model: str = "compact"
-    isnet: ISNetConfig = field(
-        default_factory=lambda: ISNetConfig(variant="stochastic", batch_stats="constant")
-    )
     calibration: Path | None = None
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    epochs: int = 12
-    plain_epochs: int = 6
-    batch_size: int = 64
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    seed: int = 0
-    patience: int = 0
-    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
-    profile_steps: tuple[int, int] | None = None
-    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
-    processes: Processes = field(default_factory=Processes)
-
-    def __post_init__(self):
-        if self.model not in models.list():
-            raise UserError(suggest(self.model, models.list(), what="model"))
-        for network in NETWORKS:
-            self.training(network)  # Checks the options.
 
     @property
     def networks(self) -> tuple[str, ...]:
         return NETWORKS
-
-    def training(self, network: str) -> Training:
-        """How "plain" or "isnet" is trained."""
-        return jobs.training_of(self, network)
 
 
 CONFIGS: dict[ConfigName, BiasedDigitsJob] = {

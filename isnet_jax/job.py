@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,18 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 from isnet_jax import run_folder
-from isnet_jax.config import ISNetConfig
-from isnet_jax.data import Augmentation, Split
+from isnet_jax.data import Split
 from isnet_jax.evaluation import accuracy, background_share, highest_logit_relevance, predict
 from isnet_jax.files import write_atomically
 from isnet_jax.progress import TrainingDisplay, Unobserved
 from isnet_jax.report import Samples, write_report
 from isnet_jax.training import (
-    CheckpointConfig,
-    Launch,
     ModelDescription,
-    OptimiserConfig,
-    Training,
     compile_evaluation,
     first_then_all,
     fit,
@@ -42,66 +37,13 @@ from isnet_jax.training import (
     is_first,
     objective,
 )
+from isnet_jax.training_job import TrainingJob
 
 Splits = Mapping[str, Split]
 Judged = dict[str, float | None]
 
 
-class Job(Protocol):
-    """A job's options: a dataclass."""
-
-    @property
-    def out(self) -> Path: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def isnet(self) -> ISNetConfig: ...
-    @property
-    def optimiser(self) -> OptimiserConfig: ...
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def plain_epochs(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def augmentation(self) -> Augmentation: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def patience(self) -> int: ...
-    @property
-    def checkpoints(self) -> CheckpointConfig: ...
-    @property
-    def profile_steps(self) -> tuple[int, int] | None: ...
-    @property
-    def launch(self) -> Launch: ...
-    @property
-    def networks(self) -> tuple[str, ...]:
-        """Names of the networks to train: "plain", "isnet"."""
-        ...
-
-    def training(self, network: str) -> Training: ...
-
-
-def training_of(job: Job, network: str) -> Training:
-    """How "plain" or "isnet" is trained by a job's options."""
-    isnet = network == "isnet"
-    return Training(
-        objective=job.isnet if isnet else job.isnet.classification,
-        optimiser=job.optimiser,
-        epochs=job.epochs if isnet else job.plain_epochs,
-        batch_size=job.batch_size,
-        augmentation=job.augmentation,
-        seed=job.seed,
-        patience=job.patience,
-        checkpoints=job.checkpoints,
-        profile_steps=job.profile_steps,
-        launch=job.launch,
-    )
-
-
-def settings_of(job: Job) -> dict[str, Any]:
+def settings_of(job: TrainingJob) -> dict[str, Any]:
     """What makes two runs the same: not places, devices, or what is kept and watched."""
     other = ("out", "data_dir", "processes", "checkpoints", "profile_steps")
     settings = run_folder.plain(job)
@@ -110,7 +52,7 @@ def settings_of(job: Job) -> dict[str, Any]:
 
 
 def run(
-    job: Job,
+    job: TrainingJob,
     settings: dict[str, Any],
     load: Callable[[], Splits],
     console: Console,
@@ -144,7 +86,7 @@ def run(
     splits = first_then_all(load)
     names = splits["train"].class_names
     shape = splits["train"].images.shape[1:]
-    description = ModelDescription(job.model, len(names), names, shape)
+    description = ModelDescription(job.model, len(names), names, shape, job.model_options)
     _check_training(job, description, splits["train"])
     options = run_folder.plain(job)
     del options["out"], options["processes"]
@@ -154,7 +96,7 @@ def run(
 
 
 def _train_and_judge(
-    job: Job,
+    job: TrainingJob,
     description: ModelDescription,
     splits: Splits,
     console: Console,
@@ -308,7 +250,7 @@ def _finished(folder: Path) -> dict[str, Any] | None:
     return metrics if (folder / "report.html").exists() else None
 
 
-def _check_training(job: Job, description: ModelDescription, train: Split) -> None:
+def _check_training(job: TrainingJob, description: ModelDescription, train: Split) -> None:
     """Trace what will be compiled, so that options that do not fit fail before any compute."""
     model = description.create(job.seed)
     state = init_state(model, optax.identity(), jax.random.key(job.seed))

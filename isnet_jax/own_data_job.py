@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,19 +13,12 @@ from rich.console import Console
 from tensorflow_datasets.core import DatasetBuilder
 
 from isnet_jax import job as jobs
-from isnet_jax import models, run_folder
-from isnet_jax.config import ISNetConfig
-from isnet_jax.data import Augmentation, Split, load_split, open_prepared
+from isnet_jax import run_folder
+from isnet_jax.data import Split, load_split, open_prepared
 from isnet_jax.data.own_data import RECORD
-from isnet_jax.errors import UserError, suggest
-from isnet_jax.training import (
-    CheckpointConfig,
-    Launch,
-    OptimiserConfig,
-    Processes,
-    Training,
-    load_network,
-)
+from isnet_jax.errors import UserError
+from isnet_jax.training import load_network
+from isnet_jax.training_job import TrainingJob
 
 _WORDS = {
     "lead": "A classifier learns whatever helps on its training images, the background included. "
@@ -39,9 +31,9 @@ _WORDS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class OwnDataJob:
-    """Train an ISNet on data prepared by `isnet-jax prepare`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnDataJob(TrainingJob):
+    """Train an ISNet on data prepared by `isnet-jax prepare`, and a plain classifier if wanted.
 
     Writes metrics.json, report.html, checkpoints and TensorBoard logs into the output folder. A
     run that was interrupted goes on where it was when the same command is given again. `--config
@@ -49,56 +41,14 @@ class OwnDataJob:
 
     Attributes:
       data: folder of the prepared data.
-      out: output folder: a new one, or that of the same run interrupted.
-      model: architecture of the networks.
-      isnet: the ISNet's objective. Multi-label data set the classification's task themselves.
-      optimiser: how weights are updated.
-      epochs: passes of the ISNet over the training images.
-      plain_epochs: passes of a plain classifier to compare with; 0 trains none.
-      batch_size: images in each training step.
-      augmentation: random transformations of image and mask together.
-      seed: decides weights, order of the images and random choices.
-      patience: end a training after so many epochs without a new lowest validation loss; 0 never
-        does.
-      checkpoints: when they are written and how many are kept.
-      profile_steps: first and last step, from 1, of which to write a profile into the run.
-      launch: how the step runs over devices.
-      processes: of which this is one, for training over several hosts.
     """
 
-    data: Annotated[Path, tyro.conf.Positional]
+    data: Annotated[Path, tyro.conf.Positional] = dataclasses.field(kw_only=False)
     out: Path = Path("runs/own-data")
     model: str = "resnet18"
-    isnet: ISNetConfig = field(
-        default_factory=lambda: ISNetConfig(variant="stochastic", batch_stats="constant")
-    )
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     epochs: int = 30
     plain_epochs: int = 0
     batch_size: int = 32
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    seed: int = 0
-    patience: int = 0
-    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
-    profile_steps: tuple[int, int] | None = None
-    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
-    processes: Processes = field(default_factory=Processes)
-
-    def __post_init__(self):
-        if self.model not in models.list():
-            raise UserError(suggest(self.model, models.list(), what="model"))
-        if self.plain_epochs < 0:
-            raise UserError(f"plain_epochs is {self.plain_epochs}; expected 0 or more.")
-        for network in self.networks:
-            self.training(network)  # Checks the options.
-
-    @property
-    def networks(self) -> tuple[str, ...]:
-        return ("plain", "isnet") if self.plain_epochs else ("isnet",)
-
-    def training(self, network: str) -> Training:
-        """How "plain" or "isnet" is trained."""
-        return jobs.training_of(self, network)
 
 
 def run(job: OwnDataJob, console: Console) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import own_pictures as own
 import pytest
@@ -13,6 +16,8 @@ from rich.console import Console
 
 from isnet_jax import cli, own_data_job
 from isnet_jax.errors import UserError
+from isnet_jax.training import ModelDescription, load_network
+from isnet_jax.training.description import read_description, write_description
 
 SMALL = ("--model", "small", "--epochs", "1", "--batch-size", "6")
 
@@ -139,6 +144,8 @@ def test_no_prepared_data(tmp_path: Path, capsys):
         (("prepare", "folder", ".", "--mask-threshold", "0"), "mask_threshold is 0"),
         (("train", "own-data", "x", "--model", "resnet81"), "did you mean 'resnet18'"),
         (("train", "own-data", "x", "--plain-epochs", "-1"), "plain_epochs is -1"),
+        (("train", "own-data", "x", "--dtype", "float8"), "invalid choice 'float8'"),
+        (("train", "own-data", "x", "--model", "small", "--remat", "True"), "option of small"),
     ],
 )
 def test_bad_options(capsys, arguments: tuple[str, ...], message: str):
@@ -171,3 +178,30 @@ def test_the_config_of_a_run_gives_its_options(finished: Path, tmp_path: Path):
     run("train", "own-data", "--out", tmp_path / "b", "--config", finished / "config.yaml")
     old, new = (json.loads((p / "metrics.json").read_text()) for p in (finished, tmp_path / "b"))
     assert (old["plain"], old["isnet"]) == (new["plain"], new["isnet"])
+
+
+def test_the_precision_of_a_run_is_that_of_its_networks(prepared: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    run("train", "own-data", prepared, "--out", out, "--dtype", "bfloat16", *SMALL)
+    network: Any = load_network(out / "isnet")[0]
+    assert network.dtype == jnp.bfloat16
+    assert network.head.kernel[...].dtype == jnp.float32
+    with pytest.raises(SystemExit, match="2"):  # another run
+        run("train", "own-data", prepared, "--out", out, *SMALL)
+
+
+def test_the_options_of_a_network_survive_its_description(tmp_path: Path):
+    job = own_data_job.OwnDataJob(data=tmp_path, model="resnet18", dtype="bfloat16", remat=True)
+    description = ModelDescription("resnet18", 2, ("a", "b"), (16, 16, 3), job.model_options)
+    write_description(tmp_path, description)
+    network: Any = read_description(tmp_path).create()
+    assert (network.dtype, network.remat) == (jnp.bfloat16, True)
+    with pytest.raises(UserError, match=r"holds another network.*'remat': True"):
+        write_description(tmp_path, dataclasses.replace(description, options={}))
+
+
+def test_the_description_of_a_network_without_options(tmp_path: Path):
+    fields = dataclasses.asdict(ModelDescription("small", 2, ("a", "b"), (16, 16, 3)))
+    del fields["options"]
+    (tmp_path / "model.json").write_text(json.dumps(fields))
+    assert read_description(tmp_path).options == {}

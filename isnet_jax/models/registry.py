@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from flax import nnx
@@ -57,11 +58,23 @@ def create(name: str, *, num_classes: int, rngs: nnx.Rngs, **options: Any) -> Ne
         raise UserError(suggest(name, _MODELS, what="model"))
     if num_classes < 1:
         raise UserError(f"models.create: num_classes is {num_classes}; expected at least 1.")
+    check_options(name, options)
+    return _MODELS[name](num_classes, rngs=rngs, **options)
+
+
+def check_options(name: str, options: Iterable[str]) -> None:
+    """Whether a network has options of these names.
+
+    Args:
+      name: one of `models.list()`.
+
+    Raises:
+      UserError: an unknown one (the nearest is suggested).
+    """
     known = _options(_MODELS[name])
     for option in options:
         if option not in known:
             raise UserError(suggest(option, known, what=f"option of {name}"))
-    return _MODELS[name](num_classes, rngs=rngs, **options)
 
 
 def list() -> tuple[str, ...]:

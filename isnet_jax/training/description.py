@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flax import nnx
 
@@ -17,15 +19,31 @@ _DESCRIPTION = "model.json"
 
 @dataclasses.dataclass(frozen=True)
 class ModelDescription:
-    """What is needed to build the network that a checkpoint's weights belong to."""
+    """What is needed to build the network that a checkpoint's weights belong to.
+
+    Attributes:
+      architecture: one of `models.list()`.
+      num_classes: at least 1.
+      class_names: of each class.
+      image_shape: (H, W, C) of the training images.
+      options: those of `models.create` that differ from its defaults, as JSON's values: dtypes by
+        name.
+    """
 
     architecture: str
     num_classes: int
     class_names: tuple[str, ...]
     image_shape: tuple[int, ...]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def create(self, seed: int = 0) -> nnx.Module:
-        return models.create(self.architecture, num_classes=self.num_classes, rngs=nnx.Rngs(seed))
+        """The network with fresh weights."""
+        return models.create(
+            self.architecture,
+            num_classes=self.num_classes,
+            rngs=nnx.Rngs(seed),
+            **self.options,
+        )
 
 
 def write_description(folder: Path, description: ModelDescription) -> None:
@@ -68,4 +86,8 @@ def read_description(folder: Path) -> ModelDescription:
 
 def _words(description: ModelDescription) -> str:
     shape = " x ".join(map(str, description.image_shape))
-    return f"a {description.architecture!r} for {description.num_classes} classes of {shape} images"
+    options = f" with {dict(description.options)}" if description.options else ""
+    return (
+        f"a {description.architecture!r}{options} for {description.num_classes} classes of {shape} "
+        "images"
+    )

@@ -1,0 +1,97 @@
+"""The options that all training jobs share."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from isnet_jax import models
+from isnet_jax.config import ISNetConfig
+from isnet_jax.data import Augmentation
+from isnet_jax.errors import UserError, suggest
+from isnet_jax.training import CheckpointConfig, Launch, OptimiserConfig, Processes, Training
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """What is trained, how, and where to.
+
+    Attributes:
+      out: output folder: a new one, or that of the same run interrupted.
+      model: architecture of the networks.
+      dtype: what the layers compute in; parameters, statistics of norms, logits and the heatmap
+        loss stay in float32.
+      remat: compute each block's inner values again for the gradient: slower, less memory.
+      isnet: the ISNet's objective. Multi-label data set the classification's task themselves.
+      optimiser: how weights are updated.
+      epochs: passes of the ISNet over the training images.
+      plain_epochs: passes of a plain classifier to compare with.
+      batch_size: images in each training step.
+      augmentation: random transformations of image and mask together.
+      seed: decides weights, order of the images and random choices; the data have their own.
+      patience: end a training after so many epochs without a new lowest validation loss; 0 never
+        does.
+      checkpoints: when they are written and how many are kept.
+      profile_steps: first and last step, from 1, of which to write a profile into the run.
+      launch: how the step runs over devices.
+      processes: of which this is one, for training over several hosts.
+    """
+
+    out: Path = Path("runs/run")
+    model: str = "compact"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+    isnet: ISNetConfig = field(
+        default_factory=lambda: ISNetConfig(variant="stochastic", batch_stats="constant")
+    )
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    epochs: int = 12
+    plain_epochs: int = 6
+    batch_size: int = 64
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+    patience: int = 0
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    profile_steps: tuple[int, int] | None = None
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
+    processes: Processes = field(default_factory=Processes)
+
+    def __post_init__(self):
+        if self.model not in models.list():
+            raise UserError(suggest(self.model, models.list(), what="model"))
+        models.check_options(self.model, self.model_options)
+        if self.plain_epochs < 0:
+            raise UserError(f"plain_epochs is {self.plain_epochs}; expected 0 or more.")
+        for network in self.networks:
+            self.training(network)  # Checks the options.
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of the networks to train: "plain" if wanted, "isnet"."""
+        return ("plain", "isnet") if self.plain_epochs else ("isnet",)
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """The options of `models.create` that differ from its defaults."""
+        options = {"dtype": self.dtype, "remat": self.remat}
+        return {name: value for name, value in options.items() if value not in ("float32", False)}
+
+    def training(self, network: str) -> Training:
+        """How "plain" or "isnet" is trained."""
+        isnet = network == "isnet"
+        return Training(
+            objective=self.isnet if isnet else self.isnet.classification,
+            optimiser=self.optimiser,
+            epochs=self.epochs if isnet else self.plain_epochs,
+            batch_size=self.batch_size,
+            augmentation=self.augmentation,
+            seed=self.seed,
+            patience=self.patience,
+            checkpoints=self.checkpoints,
+            profile_steps=self.profile_steps,
+            launch=self.launch,
+        )
