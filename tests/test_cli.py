@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from isnet_jax import cli, comparison, lrp
+from isnet_jax import ISNetConfig, cli, comparison, lrp
 from isnet_jax.training import Launch
 
 TRAIN = ("train", "biased-digits")
@@ -110,9 +110,7 @@ def test_objectives_options_of_several_types(options: tuple[str, ...], expected:
 
 
 def test_a_rule_for_the_first_layer_survives_as_a_default():
-    assert isinstance(
-        comparison.ISNetConfig(box_rule=lrp.ZBox(0.0, 1.0)).composites()[0].first, lrp.ZBox
-    )
+    assert isinstance(ISNetConfig(box_rule=lrp.ZBox(0.0, 1.0)).composites()[0].first, lrp.ZBox)
 
 
 @pytest.mark.parametrize(
