@@ -163,7 +163,10 @@ def measure(options: Benchmark, name: str) -> dict[str, Any]:
         "gigaflop": cost.get("flops", 0) / 1e9 or None,
         "gigabytes_accessed": cost.get("bytes accessed", 0) / 1e9 or None,
         "gigabytes_memory": memory / 1e9,
-        "largest_batch": int(options.batch + (target.memory - memory) / a_sample),
+        # Of tiny batches the larger one can take less.
+        "largest_batch": int(options.batch + (target.memory - memory) / a_sample)
+        if a_sample > 0
+        else None,
         **in_text(compiled.as_text()),
         "compile_seconds": seconds,
         "date": datetime.date.today().isoformat(),
@@ -227,7 +230,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['gigabytes_memory']:.2f}",
             f"{row['all_reduces']} ({', '.join(map(str, row['megabytes_reduced']))})",
             share,
-            f"{row['largest_batch']}",
+            "-" if row["largest_batch"] is None else f"{row['largest_batch']}",
             f"{row['compile_seconds']:.0f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
