@@ -95,8 +95,8 @@ class Benchmark:
     targets: tuple[str, ...] = tuple(TARGETS)
     network: str = "resnet18"
     variant: str = "selective"
-    batch: int = 64
-    size: int = 224
+    batch: int = 8
+    size: int = 64
     classes: int = 10
     out: Path = Path("benchmarks/results")
 

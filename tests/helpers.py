@@ -1,4 +1,4 @@
-"""What several test files share: functions of parameters, finite differences."""
+"""What several test files share: functions of parameters, finite differences, fake devices."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+
+
+def fake_devices(count: int) -> str:
+    """XLA_FLAGS of a process with so many CPU devices.
+
+    XLA ends a process whose devices do not meet within 40 seconds, which a busy machine can take.
+    """
+    return (
+        f"--xla_force_host_platform_device_count={count} "
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+    )
 
 
 def of_parameters(

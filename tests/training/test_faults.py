@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import fake_devices
 from tiny_process import assert_same_results, train
 from tiny_training import ISNET, PLAIN, SMALL, Silent, split, timeless
 
@@ -266,7 +267,7 @@ def test_the_best_and_the_last_are_kept(tmp_path: Path):
 def test_a_checkpoint_goes_from_one_device_to_eight_and_back(three_epochs: Path, tmp_path: Path):
     done = subprocess.run(
         [sys.executable, checkpoint_on_devices.__file__, str(three_epochs), str(tmp_path)],
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        env={**os.environ, "XLA_FLAGS": fake_devices(8)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

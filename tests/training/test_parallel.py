@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import fake_devices
 from tiny_training import SHAPE, split
 
 from isnet_jax import Classification, ISNetConfig, UserError
@@ -22,7 +23,7 @@ TESTS = Path(__file__).parents[1]
 @pytest.mark.parametrize("case", ["synchronised", "constant", "unsynchronised", "accumulated"])
 def test_twenty_steps_on_eight_devices(case: str):
     """In a process of its own: JAX settles its devices when it starts."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = {**os.environ, "XLA_FLAGS": fake_devices(8)}
     done = subprocess.run(
         [sys.executable, str(TESTS / "launchers.py"), case],
         env=environment, capture_output=True, text=True, check=False,

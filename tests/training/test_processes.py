@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import fake_devices
 
 from isnet_jax import UserError
 from isnet_jax.training import Processes, first_then_all, processes
@@ -23,7 +24,7 @@ TIMEOUT = 20
 def start(arguments: list, devices: int) -> subprocess.Popen:
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": fake_devices(devices),
         "PYTHONUNBUFFERED": "1",
     }
     return subprocess.Popen(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import fake_devices
 from tiny_training import ISNET, PLAIN, SMALL, split
 
 from isnet_jax import Classification, ISNetConfig, models
@@ -109,7 +110,7 @@ def test_evaluation_explains_every_sample():
 @pytest.mark.parametrize("kind", ["plain", "isnet", "fraction"])
 def test_eight_devices_do_what_one_does(kind):
     """Random choices included. In a process of its own: JAX settles its devices when it starts."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = {**os.environ, "XLA_FLAGS": fake_devices(8)}
     done = subprocess.run(
         [sys.executable, str(HERE.parents[1] / "several_devices.py"), kind],
         env=environment, capture_output=True, text=True, check=False,
