@@ -205,3 +205,15 @@ def test_the_description_of_a_network_without_options(tmp_path: Path):
     del fields["options"]
     (tmp_path / "model.json").write_text(json.dumps(fields))
     assert read_description(tmp_path).options == {}
+
+
+def test_dtypes_and_tuples_among_the_options_of_a_network(tmp_path: Path):
+    options = {"dtype": jnp.bfloat16, "normalisation": ((0.5,) * 3, (0.2,) * 3)}
+    description = ModelDescription("small", 2, ("a", "b"), (16, 16, 3), options)
+    write_description(tmp_path, description)
+    write_description(tmp_path, description)
+    network: Any = read_description(tmp_path).create()
+    assert network.dtype == jnp.bfloat16
+    assert network.normalisation is not None
+    with pytest.raises(UserError, match="expected values of JSON"):
+        dataclasses.replace(description, options={"normalisation": object()})

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from isnet_jax import models
@@ -26,8 +27,11 @@ class ModelDescription:
       num_classes: at least 1.
       class_names: of each class.
       image_shape: (H, W, C) of the training images.
-      options: those of `models.create` that differ from its defaults, as JSON's values: dtypes by
-        name.
+      options: those of `models.create` that differ from its defaults; kept as JSON's values, with
+        dtypes by name.
+
+    Raises:
+      UserError: an option that JSON cannot hold.
     """
 
     architecture: str
@@ -35,6 +39,19 @@ class ModelDescription:
     class_names: tuple[str, ...]
     image_shape: tuple[int, ...]
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+    def __post_init__(self):
+        options = dict(self.options)
+        if options.get("dtype") is not None:
+            options["dtype"] = jnp.dtype(options["dtype"]).name
+        try:
+            options = json.loads(json.dumps(options))
+        except TypeError as error:
+            raise UserError(
+                f"ModelDescription: options are {options}; expected values of JSON: numbers, "
+                "texts, lists."
+            ) from error
+        object.__setattr__(self, "options", options)
 
     def create(self, seed: int = 0) -> nnx.Module:
         """The network with fresh weights."""
