@@ -41,6 +41,7 @@ class OwnDataJob(TrainingJob):
 
     Attributes:
       data: folder of the prepared data.
+      plain_epochs: passes of a plain classifier to compare with; 0 trains none.
     """
 
     data: Annotated[Path, tyro.conf.Positional] = dataclasses.field(kw_only=False)
