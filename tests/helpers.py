@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,15 +11,17 @@ import numpy as np
 from flax import nnx
 
 
-def fake_devices(count: int) -> str:
-    """XLA_FLAGS of a process with so many CPU devices.
+def fake_devices(count: int) -> dict[str, str]:
+    """The environment of a process with so many CPU devices.
 
-    XLA ends a process whose devices do not meet within 40 seconds, which a busy machine can take.
+    XLA's pool has a thread for each device; where all but one wait in an all-reduce and that one
+    waits for parts of its convolution, nobody computes them. NPROC asks for more threads.
     """
-    return (
-        f"--xla_force_host_platform_device_count={count} "
-        "--xla_cpu_collective_call_terminate_timeout_seconds=600"
-    )
+    return {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+        "NPROC": str(4 * count),
+    }
 
 
 def of_parameters(

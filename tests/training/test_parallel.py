@@ -1,6 +1,5 @@
 """Launching the step: equal results on any number of devices, one trace, one all-reduce."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,10 +22,9 @@ TESTS = Path(__file__).parents[1]
 @pytest.mark.parametrize("case", ["synchronised", "constant", "unsynchronised", "accumulated"])
 def test_twenty_steps_on_eight_devices(case: str):
     """In a process of its own: JAX settles its devices when it starts."""
-    environment = {**os.environ, "XLA_FLAGS": fake_devices(8)}
     done = subprocess.run(
         [sys.executable, str(TESTS / "launchers.py"), case],
-        env=environment, capture_output=True, text=True, check=False,
+        env=fake_devices(8), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 

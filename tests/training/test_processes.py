@@ -1,7 +1,6 @@
 """Two processes on loopback: equal to one, killed and started again."""
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -22,11 +21,7 @@ TIMEOUT = 20
 
 
 def start(arguments: list, devices: int) -> subprocess.Popen:
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": fake_devices(devices),
-        "PYTHONUNBUFFERED": "1",
-    }
+    environment = {**fake_devices(devices), "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -1,6 +1,5 @@
 """The compiled step: donation, cost, and the same result on one device and on several."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,9 +109,8 @@ def test_evaluation_explains_every_sample():
 @pytest.mark.parametrize("kind", ["plain", "isnet", "fraction"])
 def test_eight_devices_do_what_one_does(kind):
     """Random choices included. In a process of its own: JAX settles its devices when it starts."""
-    environment = {**os.environ, "XLA_FLAGS": fake_devices(8)}
     done = subprocess.run(
         [sys.executable, str(HERE.parents[1] / "several_devices.py"), kind],
-        env=environment, capture_output=True, text=True, check=False,
+        env=fake_devices(8), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
