@@ -43,6 +43,7 @@ class Calibration:
       places: the input and the supervised places.
       samples: how many were measured.
       model: architecture.
+      dtype: what it computed in, by name.
       settings: all options that decide the heatmaps.
     """
 
@@ -52,6 +53,7 @@ class Calibration:
     places: tuple[str, ...]
     samples: int
     model: str
+    dtype: str
     settings: dict[str, Any]
 
 
@@ -136,6 +138,7 @@ def calibrate(
         places=("input", *supervised_places(model, config)),
         samples=totals.shape[1],
         model=description.architecture,
+        dtype=description.options.get("dtype", "float32"),
         settings=_settings(config),
     )
 
@@ -151,8 +154,14 @@ def write(calibration: Calibration, file: Path) -> None:
     write_atomically(file, json.dumps(record, indent=2) + "\n")
 
 
-def calibrated(config: ISNetConfig, model: str, file: Path) -> ISNetConfig:
+def calibrated(config: ISNetConfig, model: str, dtype: str, file: Path) -> ISNetConfig:
     """The objective with the ranges from a file that `write` wrote.
+
+    Args:
+      config: of the training.
+      model: the architecture that will be trained.
+      dtype: what it computes in, by name.
+      file: the calibration.
 
     Raises:
       UserError: no such file, or one that was made for other heatmaps.
@@ -160,13 +169,14 @@ def calibrated(config: ISNetConfig, model: str, file: Path) -> ISNetConfig:
     try:
         record = json.loads(file.read_text())
         ranges = tuple((float(low), float(high)) for low, high in record["foreground_range"])
-        found = {"model": record["model"], **record["settings"]}
+        found = {"model": record["model"], "dtype": record.get("dtype", "float32")}
+        found |= record["settings"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file} is no calibration ({error}); expected the file that `isnet-jax calibrate` "
             "wrote."
         ) from error
-    wanted = {"model": model, **_settings(config)}
+    wanted = {"model": model, "dtype": dtype, **_settings(config)}
     differing = [
         f"{name}: {found.get(name)!r} there, {value!r} now"
         for name, value in wanted.items()

@@ -1,26 +1,41 @@
-"""`isnet-jax calibrate biased-digits`: C1 and C2 for the main job."""
+"""`isnet-jax calibrate`: C1 and C2 for a training."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import field
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from isnet_jax import calibration, comparison
-from isnet_jax.config import ISNetConfig
-from isnet_jax.data import Augmentation, BiasedDigitsConfig
+from isnet_jax import calibration, comparison, own_data_job
+from isnet_jax.data import BiasedDigitsConfig, open_prepared
 from isnet_jax.files import check_writable
-from isnet_jax.training import ModelDescription, OptimiserConfig, Training
+from isnet_jax.training_job import NetworkOptions
 
-_TRAIN = comparison.CONFIGS["demo"]
+_DEMO = comparison.CONFIGS["demo"]
 
 
-@dataclasses.dataclass(frozen=True)
-class CalibrateBiasedDigits:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibrate(NetworkOptions):
+    """What every calibration has.
+
+    Attributes:
+      out: JSON file to write.
+      isnet: the objective that will be trained; what it explains is measured.
+      epochs: passes over the training images; the last one is measured.
+    """
+
+    out: Path = Path("calibration.json")
+    epochs: int = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CalibrateBiasedDigits(Calibrate):
     """Measure the natural range (C1, C2) of relevance on a plainly trained network.
 
     Trains the network without the heatmap loss, takes the total relevance of every image in the
@@ -28,54 +43,51 @@ class CalibrateBiasedDigits:
     Give it the options of that training.
 
     Attributes:
-      out: JSON file to write.
       data_dir: where prepared data sets are kept for reuse.
       data: the digits and their background mark.
-      model: architecture.
-      isnet: the objective that will be trained; what it explains is measured.
-      optimiser: of the plain training.
-      epochs: passes over the training images; the last one is measured.
-      batch_size: images in each training step.
-      augmentation: random transformations of the images.
-      seed: decides weights, order of the images and random choices.
     """
 
-    out: Path = Path("calibration.json")
-    data_dir: Path = _TRAIN.data_dir
-    data: BiasedDigitsConfig = field(default_factory=lambda: _TRAIN.data)
-    model: str = _TRAIN.model
-    isnet: ISNetConfig = field(default_factory=lambda: _TRAIN.isnet)
-    optimiser: OptimiserConfig = field(default_factory=lambda: _TRAIN.optimiser)
-    epochs: int = 5
-    batch_size: int = _TRAIN.batch_size
-    augmentation: Augmentation = field(default_factory=lambda: _TRAIN.augmentation)
-    seed: int = _TRAIN.seed
+    data_dir: Path = _DEMO.data_dir
+    data: BiasedDigitsConfig = field(default_factory=lambda: _DEMO.data)
 
 
-def run(job: CalibrateBiasedDigits, console: Console) -> calibration.Calibration:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CalibrateOwnData(Calibrate):
+    """Measure the natural range (C1, C2) of relevance on a plainly trained network.
+
+    Trains the network without the heatmap loss, takes the total relevance of every image in the
+    last epoch, and writes the ranges as JSON for `isnet-jax train own-data --calibration`. Give
+    it the options of that training.
+
+    Attributes:
+      data: folder of the prepared data.
+    """
+
+    data: Annotated[Path, tyro.conf.Positional] = field(kw_only=False)
+    model: str = own_data_job.OwnDataJob.model
+    batch_size: int = own_data_job.OwnDataJob.batch_size
+
+
+def run(job: CalibrateBiasedDigits | CalibrateOwnData, console: Console) -> calibration.Calibration:
     """Measure, write and show.
 
     Raises:
       UserError: bad options or data, a file that cannot be written.
     """
     check_writable(job.out)
-    training = Training(
-        objective=job.isnet.classification,
-        optimiser=job.optimiser,
-        epochs=job.epochs,
-        batch_size=job.batch_size,
-        augmentation=job.augmentation,
-        seed=job.seed,
-    )
-    train = comparison.load_data(job.data, job.data_dir, console)["train"]
-    names = train.class_names
-    description = ModelDescription(job.model, len(names), names, train.images.shape[1:])
+    isnet = job.isnet
+    if isinstance(job, CalibrateOwnData):
+        builder = open_prepared(job.data)
+        isnet = own_data_job.of_task(isnet, builder)
+        train = own_data_job.load_data(builder, console)["train"]
+    else:
+        train = comparison.load_data(job.data, job.data_dir, console)["train"]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("calibrating", total=None)
         found = calibration.calibrate(
-            description,
-            job.isnet,
-            training,
+            job.description(train),
+            isnet,
+            job.training(isnet.classification),
             train,
             lambda done, steps: bar.update(task, completed=done, total=steps),
         )

@@ -31,12 +31,16 @@ commands:
   evaluate              judge the networks of a run on its test sets again
   explain               draw the heatmaps of a network for image files
   inspect               print what LRP sees in a network
-  calibrate biased-digits
-                        measure the natural range of relevance, for train
+  calibrate             measure the natural range of relevance, for `train`:
+                        the same jobs
 
 isnet-jax COMMAND --help explains every option, as in
 isnet-jax train biased-digits --help
 """
+
+
+# What is trained, and the argument that follows.
+_JOBS = {"biased-digits": "", "own-data": "PREPARED"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +115,7 @@ def _prepare(arguments: list[str], console: Console) -> None:
 
 
 def _train(arguments: list[str], console: Console) -> None:
-    jobs = {"biased-digits": "", "own-data": "PREPARED"}
-    chosen = _choice("train", jobs, "job", arguments, console)
+    chosen = _choice("train", _JOBS, "job", arguments, console)
     if chosen is None:
         return
     name, rest = chosen
@@ -162,15 +165,18 @@ def _connect(processes: Any, console: Console) -> None:
 
 
 def _calibrate(arguments: list[str], console: Console) -> None:
-    chosen = _choice("calibrate", {"biased-digits": ""}, "job", arguments, console)
+    chosen = _choice("calibrate", _JOBS, "job", arguments, console)
     if chosen is None:
         return
     from isnet_jax import calibration_job
 
+    name, rest = chosen
     _cache_compilations()
-    program = "isnet-jax calibrate biased-digits"
-    job = _parse(calibration_job.CalibrateBiasedDigits, chosen[1], program)
-    calibration_job.run(job, console)
+    kinds = {
+        "biased-digits": calibration_job.CalibrateBiasedDigits,
+        "own-data": calibration_job.CalibrateOwnData,
+    }
+    calibration_job.run(_parse(kinds[name], rest, f"isnet-jax calibrate {name}"), console)
 
 
 def _choice(

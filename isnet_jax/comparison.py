@@ -13,7 +13,6 @@ from rich.progress import Progress
 
 from isnet_jax import job as jobs
 from isnet_jax import run_folder
-from isnet_jax.calibration import calibrated
 from isnet_jax.data import (
     SPLITS,
     BackgroundMark,
@@ -42,14 +41,12 @@ class BiasedDigitsJob(TrainingJob):
       config: a named set of options, any of which can be given too: "demo" takes minutes, "full"
         trains longer. Or a run's config.yaml, whose options are taken.
       data: the digits and their background mark.
-      calibration: file of `isnet-jax calibrate`; its ranges replace isnet.foreground_range.
     """
 
     out: Path = Path("runs/biased-digits")
     data_dir: Path = Path("datasets")
     config: ConfigName = "demo"
     data: BiasedDigitsConfig = field(default_factory=lambda: BiasedDigitsConfig(mask_dilation=1))
-    calibration: Path | None = None
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -71,9 +68,7 @@ def run(job: BiasedDigitsJob, console: Console) -> dict[str, Any]:
     Raises:
       UserError: bad options or data, or an output folder that holds something else.
     """
-    if job.calibration is not None:
-        isnet = calibrated(job.isnet, job.model, job.calibration)
-        job = dataclasses.replace(job, isnet=isnet, calibration=None)
+    job = job.calibrated()
     load = functools.partial(load_data, job.data, job.data_dir, console)
     return jobs.run(job, jobs.settings_of(job), load, console, {})
 

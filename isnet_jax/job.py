@@ -30,11 +30,11 @@ from isnet_jax.progress import TrainingDisplay, Unobserved
 from isnet_jax.report import Samples, write_report
 from isnet_jax.training import (
     ModelDescription,
-    compile_evaluation,
     first_then_all,
     fit,
     init_state,
     is_first,
+    make_evaluation,
     objective,
 )
 from isnet_jax.training_job import TrainingJob
@@ -84,9 +84,7 @@ def run(
         show(finished, console)
         return finished
     splits = first_then_all(load)
-    names = splits["train"].class_names
-    shape = splits["train"].images.shape[1:]
-    description = ModelDescription(job.model, len(names), names, shape, job.model_options)
+    description = job.description(splits["train"])
     _check_training(job, description, splits["train"])
     options = run_folder.plain(job)
     del options["out"], options["processes"]
@@ -110,7 +108,7 @@ def _train_and_judge(
         with display if is_first() else Unobserved() as observer:
             networks[name], history[name] = fit(
                 description,
-                job.training(name),
+                job.training_of(name),
                 splits["train"],
                 splits["validation"],
                 job.out / name,
@@ -255,8 +253,8 @@ def _check_training(job: TrainingJob, description: ModelDescription, train: Spli
     model = description.create(job.seed)
     state = init_state(model, optax.identity(), jax.random.key(job.seed))
     for name in job.networks:
-        training = job.training(name)
+        training = job.training_of(name)
         training.launch.launcher(training.batch_size)
         batch = next(training.batches(train))
-        evaluate = compile_evaluation(model, objective(training.objective))
-        jax.eval_shape(evaluate, state, batch, state.key)
+        evaluate = make_evaluation(model, objective(training.objective))
+        jax.eval_shape(evaluate, state, batch, batch)

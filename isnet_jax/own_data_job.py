@@ -14,6 +14,7 @@ from tensorflow_datasets.core import DatasetBuilder
 
 from isnet_jax import job as jobs
 from isnet_jax import run_folder
+from isnet_jax.config import ISNetConfig
 from isnet_jax.data import Split, load_split, open_prepared
 from isnet_jax.data.own_data import RECORD
 from isnet_jax.errors import UserError
@@ -62,15 +63,21 @@ def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
       UserError: bad options, no prepared data, or an output folder that holds something else.
     """
     builder = open_prepared(job.data)
-    features: Any = builder.info.features
-    if features["label"].shape:
-        losses = dataclasses.replace(job.isnet.classification, task="multilabel")
-        job = dataclasses.replace(job, isnet=dataclasses.replace(job.isnet, classification=losses))
-    # Where `evaluate` and `--config` find the data, and what they are.
-    job = dataclasses.replace(job, data=job.data.absolute())
+    # Where `evaluate` and `--config` find the data.
+    job = dataclasses.replace(job, isnet=of_task(job.isnet, builder), data=job.data.absolute())
+    job = job.calibrated()
     settings = jobs.settings_of(job) | {"content": _digest(job.data)}
-    load = functools.partial(_splits, builder, console)
+    load = functools.partial(load_data, builder, console)
     return jobs.run(job, settings, load, console, _WORDS)
+
+
+def of_task(isnet: ISNetConfig, builder: DatasetBuilder) -> ISNetConfig:
+    """The objective for the task of the data: multi-label if their labels are."""
+    features: Any = builder.info.features
+    if not features["label"].shape:
+        return isnet
+    losses = dataclasses.replace(isnet.classification, task="multilabel")
+    return dataclasses.replace(isnet, classification=losses)
 
 
 def is_own(settings: dict[str, Any]) -> bool:
@@ -94,12 +101,13 @@ def evaluate_run(folder: Path, console: Console) -> dict[str, jobs.Judged]:
         )
     names = ("plain", "isnet") if settings["plain_epochs"] else ("isnet",)
     networks = {name: load_network(folder / name)[0] for name in names}
-    metrics = jobs.judge_all(networks, _splits(builder, console), console)
+    metrics = jobs.judge_all(networks, load_data(builder, console), console)
     jobs.show(metrics, console)
     return metrics
 
 
-def _splits(builder: DatasetBuilder, console: Console) -> dict[str, Split]:
+def load_data(builder: DatasetBuilder, console: Console) -> dict[str, Split]:
+    """All splits of prepared data."""
     with console.status("reading the data"):
         return {name: load_split(builder, name) for name in sorted(builder.info.splits)}
 

@@ -5,23 +5,31 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tyro
 
 from isnet_jax import models
+from isnet_jax.calibration import calibrated
+from isnet_jax.classification import Classification
 from isnet_jax.config import ISNetConfig
-from isnet_jax.data import Augmentation
+from isnet_jax.data import Augmentation, Split
 from isnet_jax.errors import UserError, suggest
-from isnet_jax.training import CheckpointConfig, Launch, OptimiserConfig, Processes, Training
+from isnet_jax.training import (
+    CheckpointConfig,
+    Launch,
+    ModelDescription,
+    OptimiserConfig,
+    Processes,
+    Training,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingJob:
-    """What is trained, how, and where to.
+class NetworkOptions:
+    """A network and how its weights come about.
 
     Attributes:
-      out: output folder: a new one, or that of the same run interrupted.
       model: architecture of the networks.
       dtype: what the layers compute in; parameters, statistics of norms, logits and the heatmap
         loss stay in float32.
@@ -29,10 +37,66 @@ class TrainingJob:
       isnet: the ISNet's objective. Multi-label data set the classification's task themselves.
       optimiser: how weights are updated.
       epochs: passes of the ISNet over the training images.
-      plain_epochs: passes of a plain classifier to compare with.
       batch_size: images in each training step.
       augmentation: random transformations of image and mask together.
       seed: decides weights, order of the images and random choices; the data have their own.
+    """
+
+    model: str = "compact"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+    isnet: ISNetConfig = field(
+        default_factory=lambda: ISNetConfig(variant="stochastic", batch_stats="constant")
+    )
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    epochs: int = 12
+    batch_size: int = 64
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.model not in models.list():
+            raise UserError(suggest(self.model, models.list(), what="model"))
+        models.check_options(self.model, self.model_options)
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """The options of `models.create` that differ from its defaults."""
+        options = {"dtype": self.dtype, "remat": self.remat}
+        return {name: value for name, value in options.items() if value not in ("float32", False)}
+
+    def description(self, train: Split) -> ModelDescription:
+        """Of the networks for such data."""
+        names, shape = train.class_names, train.images.shape[1:]
+        return ModelDescription(self.model, len(names), names, shape, self.model_options)
+
+    def training(
+        self,
+        objective: ISNetConfig | Classification,
+        *,
+        epochs: int | None = None,
+        **options: Any,
+    ) -> Training:
+        """How a network is trained for an objective; other options of `Training` besides."""
+        return Training(
+            objective=objective,
+            optimiser=self.optimiser,
+            batch_size=self.batch_size,
+            augmentation=self.augmentation,
+            seed=self.seed,
+            epochs=self.epochs if epochs is None else epochs,
+            **options,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingJob(NetworkOptions):
+    """What is trained, how, and where to.
+
+    Attributes:
+      out: output folder: a new one, or that of the same run interrupted.
+      plain_epochs: passes of a plain classifier to compare with.
+      calibration: file of `isnet-jax calibrate`; its ranges replace isnet.foreground_range.
       patience: end a training after so many epochs without a new lowest validation loss; 0 never
         does.
       checkpoints: when they are written and how many are kept.
@@ -42,18 +106,8 @@ class TrainingJob:
     """
 
     out: Path = Path("runs/run")
-    model: str = "compact"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
-    isnet: ISNetConfig = field(
-        default_factory=lambda: ISNetConfig(variant="stochastic", batch_stats="constant")
-    )
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    epochs: int = 12
     plain_epochs: int = 6
-    batch_size: int = 64
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    seed: int = 0
+    calibration: Path | None = None
     patience: int = 0
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     profile_steps: tuple[int, int] | None = None
@@ -61,35 +115,34 @@ class TrainingJob:
     processes: Processes = field(default_factory=Processes)
 
     def __post_init__(self):
-        if self.model not in models.list():
-            raise UserError(suggest(self.model, models.list(), what="model"))
-        models.check_options(self.model, self.model_options)
+        super().__post_init__()
         if self.plain_epochs < 0:
             raise UserError(f"plain_epochs is {self.plain_epochs}; expected 0 or more.")
         for network in self.networks:
-            self.training(network)  # Checks the options.
+            self.training_of(network)  # Checks the options.
 
     @property
     def networks(self) -> tuple[str, ...]:
         """Names of the networks to train: "plain" if wanted, "isnet"."""
         return ("plain", "isnet") if self.plain_epochs else ("isnet",)
 
-    @property
-    def model_options(self) -> dict[str, Any]:
-        """The options of `models.create` that differ from its defaults."""
-        options = {"dtype": self.dtype, "remat": self.remat}
-        return {name: value for name, value in options.items() if value not in ("float32", False)}
+    def calibrated(self) -> Self:
+        """The same job with the ranges of its calibration in the objective.
 
-    def training(self, network: str) -> Training:
+        Raises:
+          UserError: no such file, or one that was made for other heatmaps.
+        """
+        if self.calibration is None:
+            return self
+        isnet = calibrated(self.isnet, self.model, self.dtype, self.calibration)
+        return dataclasses.replace(self, isnet=isnet, calibration=None)
+
+    def training_of(self, network: str) -> Training:
         """How "plain" or "isnet" is trained."""
         isnet = network == "isnet"
-        return Training(
-            objective=self.isnet if isnet else self.isnet.classification,
-            optimiser=self.optimiser,
+        return self.training(
+            self.isnet if isnet else self.isnet.classification,
             epochs=self.epochs if isnet else self.plain_epochs,
-            batch_size=self.batch_size,
-            augmentation=self.augmentation,
-            seed=self.seed,
             patience=self.patience,
             checkpoints=self.checkpoints,
             profile_steps=self.profile_steps,

@@ -1,5 +1,6 @@
 """Twenty steps on eight devices against twenty on one, for tests/training/test_parallel.py."""
 
+import dataclasses
 import re
 import sys
 
@@ -8,8 +9,9 @@ import numpy as np
 from flax import nnx
 from tiny_training import PLAIN, split
 
-from isnet_jax import ISNetConfig, models
+from isnet_jax import Classification, ISNetConfig, models
 from isnet_jax.training import Launch, init_state, make_step, objective
+from isnet_jax.training.validation import Validation
 
 DEVICES, STEPS = 8, 20
 ISNET = ISNetConfig(variant="stochastic")
@@ -101,7 +103,24 @@ def accumulated() -> None:
     assert not all_reduces(text)
 
 
-CASES = {case.__name__: case for case in (synchronised, constant, unsynchronised, accumulated)}
+def validated() -> None:
+    """A split that does not divide by the devices: the same means on one device as on all."""
+    isnet = dataclasses.replace(ISNET, classification=Classification(class_weights=(1.0, 2.0, 5.0)))
+    samples = dataclasses.replace(split(29), has_mask=np.arange(29) % 4 > 1)
+    model = models.create("small", num_classes=3, rngs=nnx.Rngs(0))
+    found = {}
+    for parallel in ("single", "pmap", "mesh"):
+        launcher = Launch(parallel).launcher(2 * DEVICES)
+        state = init_state(model, PLAIN.optimiser.make(STEPS), jax.random.key(0))
+        validation = Validation(model, isnet, launcher, samples, 2 * DEVICES)
+        found[parallel] = validation.metrics(launcher.place(state))
+    compare(found["pmap"], found["single"])
+    compare(found["mesh"], found["single"])
+
+
+CASES = {
+    case.__name__: case for case in (synchronised, constant, unsynchronised, accumulated, validated)
+}
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from tiny_training import ISNET, SMALL, Printing, arrays, split, timeless
 
+from isnet_jax.cli import exit_codes
 from isnet_jax.training import Launch, Processes, fit, is_first
 
 TRAINING = dataclasses.replace(
@@ -26,7 +27,8 @@ TRAINING = dataclasses.replace(
 def main(folder: Path, result: Path, processes: Processes) -> None:
     processes.connect()
     observer = Printing(folder, 36 // 8)
-    model, history = fit(SMALL, TRAINING, split(36), split(20, 1), folder, observer)
+    with exit_codes():
+        model, history = fit(SMALL, TRAINING, split(36), split(20, 1), folder, observer)
     if is_first():
         np.savez(result, history=json.dumps(timeless(history)), **arrays(model))
 

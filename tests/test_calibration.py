@@ -92,7 +92,7 @@ def calibration():
 
 def test_the_file_gives_the_objective_its_ranges(calibration, tmp_path):
     write(calibration, tmp_path / "c.json")
-    found = calibrated(CONFIG, "small", tmp_path / "c.json")
+    found = calibrated(CONFIG, "small", "float32", tmp_path / "c.json")
     assert found == dataclasses.replace(CONFIG, foreground_range=calibration.foreground_range)
 
 
@@ -109,17 +109,18 @@ def test_a_file_for_other_heatmaps_is_refused(calibration, tmp_path):
     write(calibration, tmp_path / "c.json")
     other = dataclasses.replace(CONFIG, variant="selective", lrp_epsilon=0.1)
     message = (
-        r"differs in:\n  model: 'small' there, 'compact' now\n  variant: 'stochastic' there, "
+        r"differs in:\n  model: 'small' there, 'compact' now\n  dtype: 'float32' there, "
+        r"'bfloat16' now\n  variant: 'stochastic' there, "
         r"'selective' now\n  lrp_epsilon: 0.01 there, 0.1 now\nCalibrate again"
     )
     with pytest.raises(UserError, match=message):
-        calibrated(other, "compact", tmp_path / "c.json")
+        calibrated(other, "compact", "bfloat16", tmp_path / "c.json")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", json.dumps({"foreground_range": [[1]]})])
 def test_files_that_are_no_calibration(text, tmp_path):
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(UserError, match=r"c.json is no calibration .*; expected the file that"):
-        calibrated(CONFIG, "small", tmp_path / "c.json")
+        calibrated(CONFIG, "small", "float32", tmp_path / "c.json")
     with pytest.raises(UserError, match=r"none.json is no calibration"):
-        calibrated(CONFIG, "small", tmp_path / "none.json")
+        calibrated(CONFIG, "small", "float32", tmp_path / "none.json")

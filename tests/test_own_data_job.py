@@ -145,7 +145,10 @@ def test_no_prepared_data(tmp_path: Path, capsys):
         (("train", "own-data", "x", "--model", "resnet81"), "did you mean 'resnet18'"),
         (("train", "own-data", "x", "--plain-epochs", "-1"), "plain_epochs is -1"),
         (("train", "own-data", "x", "--dtype", "float8"), "invalid choice 'float8'"),
-        (("train", "own-data", "x", "--model", "small", "--remat", "True"), "option of small"),
+        (
+            ("train", "own-data", "x", "--model", "small", "--remat", "True"),
+            "no option 'remat'. Those have it: densenet121",
+        ),
     ],
 )
 def test_bad_options(capsys, arguments: tuple[str, ...], message: str):
@@ -186,8 +189,31 @@ def test_the_precision_of_a_run_is_that_of_its_networks(prepared: Path, tmp_path
     network: Any = load_network(out / "isnet")[0]
     assert network.dtype == jnp.bfloat16
     assert network.head.kernel[...].dtype == jnp.float32
+    (out / "metrics.json").unlink()  # Interrupted while it was judged.
+    run("train", "own-data", prepared, "--out", out, "--dtype", "bfloat16", *SMALL)
+    run("evaluate", out)
+    image = prepared.parent / "pictures" / "images" / "cat" / "00.png"
+    run("explain", image, "--checkpoint", out / "isnet", "--out", tmp_path / "heatmap.png")
+    assert (tmp_path / "heatmap.png").exists()
     with pytest.raises(SystemExit, match="2"):  # another run
         run("train", "own-data", prepared, "--out", out, *SMALL)
+
+
+def test_networks_are_made_for_the_images():
+    transformer = ModelDescription("vit_s_16", 2, ("a", "b"), (32, 32, 1))
+    assert transformer.create()(jnp.zeros((1, 32, 32, 1))).shape == (1, 2)
+
+
+def test_calibrated_ranges_are_trained_with(prepared: Path, tmp_path: Path):
+    file, out = tmp_path / "calibration.json", tmp_path / "run"
+    precision = ("--dtype", "bfloat16", "--model", "small", "--batch-size", 6)
+    run("calibrate", "own-data", prepared, "--out", file, "--epochs", 2, *precision)
+    given = (prepared, "--out", out, "--epochs", 1, "--calibration", file)
+    run("train", "own-data", *given, *precision)
+    used = json.loads((out / "run.json").read_text())["settings"]["isnet"]["foreground_range"]
+    assert used == json.loads(file.read_text())["foreground_range"]
+    with pytest.raises(SystemExit):
+        run("train", "own-data", *given, "--model", "small", "--batch-size", 6)
 
 
 def test_the_options_of_a_network_survive_its_description(tmp_path: Path):

@@ -37,8 +37,12 @@ _LINEAR = _facts.SUMS | _facts.LAYERS | {"mul", "div", "select_n"}
 
 def zeros_like(value: Any) -> Any:
     """A carrier: zeros like the value, in float32 or wider."""
-    dtype = jnp.promote_types(value.dtype, jnp.float32)
-    return varying_like(jnp.zeros(value.shape, dtype), value)
+    return varying_like(jnp.zeros(value.shape, carrier_dtype(value)), value)
+
+
+def carrier_dtype(value: Any) -> Any:
+    """The dtype of a value's carrier."""
+    return jnp.promote_types(value.dtype, jnp.float32)
 
 
 def check_carriers(plan: Plan) -> None:
@@ -137,7 +141,8 @@ class Carriers:
             return self.inputs[variable]
         key = (variable, epsilon)
         if key not in self.known:
-            self.known[key] = self._make(variable, epsilon)
+            carrier = self._make(variable, epsilon)
+            self.known[key] = carrier.astype(carrier_dtype(self.values[variable]))
         return self.known[key]
 
     def _make(self, variable: Variable, epsilon: Stabiliser) -> Any:
@@ -207,8 +212,7 @@ class Carriers:
 
 
 def _redistribute(rule, apply, restore, layer, relevance):
-    dtype = relevance.dtype
-    return rule.redistribute(layer, apply, restore(relevance)).astype(dtype)
+    return rule.redistribute(layer, apply, restore(relevance)).astype(carrier_dtype(layer.x))
 
 
 def _propagate(rule, apply, restore, layer, relevance):
@@ -231,7 +235,8 @@ def _win(producer, position, carrying, residuals, relevance):
         return producer.bind(*operands)[position]
 
     output, pull = jax.vjp(run, *values)
-    return [g.astype(relevance.dtype) for g in pull(relevance.astype(output.dtype))]
+    cotangents = pull(relevance.astype(output.dtype))
+    return [g.astype(carrier_dtype(v)) for g, v in zip(cotangents, values, strict=True)]
 
 
 def _cast_floats(value: Any, dtype: Any) -> Any:

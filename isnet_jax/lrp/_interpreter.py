@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from isnet_jax.lrp._carriers import Carriers
+from isnet_jax.lrp._carriers import Carriers, carrier_dtype
 from isnet_jax.lrp._control import reissue
 from isnet_jax.lrp._cotangent import attach, detach, fork, half, mark, masked
 from isnet_jax.lrp._folding import Folding
@@ -176,7 +176,7 @@ def _propagate(rule: LayerRule, apply, restore, residuals, g):
 def _redistribute(rule: RelevanceRule, apply, restore, residuals, g):
     layer, value = residuals
     relevance = restore(_relevance(value, g))
-    return rule.redistribute(layer, apply, relevance).astype(relevance.dtype)
+    return rule.redistribute(layer, apply, relevance).astype(carrier_dtype(layer.x))
 
 
 def _handled(handler, residuals, g):

@@ -41,15 +41,15 @@ _MODELS: dict[str, functools.partial[Network]] = {
 }
 
 
-def create(name: str, *, num_classes: int, rngs: nnx.Rngs, **options: Any) -> Network:
+def create(name: str, *, num_classes: int, rngs: nnx.Rngs, **given: Any) -> Network:
     """A freshly initialised network in train mode.
 
     Args:
       name: one of `models.list()`.
       num_classes: at least 1.
       rngs: `nnx.Rngs(seed)`; its "params" stream draws the weights, "dropout" what is dropped.
-      options: of every `Network`: in_channels, dropout, dtype, normalisation; and of its class,
-        such as remat, DenseNet's transition_relu or ViT's image_size.
+      given: options of every `Network`: in_channels, dropout, dtype, normalisation; and of its
+        class, such as remat, DenseNet's transition_relu or ViT's image_size.
 
     Raises:
       UserError: an unknown name or option (the nearest one is suggested), or a value out of range.
@@ -58,23 +58,25 @@ def create(name: str, *, num_classes: int, rngs: nnx.Rngs, **options: Any) -> Ne
         raise UserError(suggest(name, _MODELS, what="model"))
     if num_classes < 1:
         raise UserError(f"models.create: num_classes is {num_classes}; expected at least 1.")
-    check_options(name, options)
-    return _MODELS[name](num_classes, rngs=rngs, **options)
+    check_options(name, given)
+    return _MODELS[name](num_classes, rngs=rngs, **given)
 
 
-def check_options(name: str, options: Iterable[str]) -> None:
+def check_options(name: str, given: Iterable[str]) -> None:
     """Whether a network has options of these names.
 
     Args:
       name: one of `models.list()`.
 
     Raises:
-      UserError: an unknown one (the nearest is suggested).
+      UserError: an unknown one; networks that have it are named, or the nearest option.
     """
-    known = _options(_MODELS[name])
-    for option in options:
-        if option not in known:
-            raise UserError(suggest(option, known, what=f"option of {name}"))
+    known = options(name)
+    for option in set(given) - known:
+        others = [other for other in list() if option in options(other)]
+        if others:
+            raise UserError(f"{name} has no option {option!r}. Those have it: {', '.join(others)}.")
+        raise UserError(suggest(option, known, what=f"option of {name}"))
 
 
 def list() -> tuple[str, ...]:
@@ -82,8 +84,13 @@ def list() -> tuple[str, ...]:
     return tuple(sorted(_MODELS))
 
 
-def _options(make: functools.partial[Network]) -> set[str]:
-    """The keywords of the class and of `Network` that the name leaves open."""
+def options(name: str) -> set[str]:
+    """The names of the options that `create` takes for a network.
+
+    Args:
+      name: one of `models.list()`.
+    """
+    make = _MODELS[name]
     keywords = {
         parameter.name
         for kind in (make.func, Network)

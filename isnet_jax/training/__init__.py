@@ -11,9 +11,9 @@ from isnet_jax.training.processes import Processes, first_then_all, is_first
 from isnet_jax.training.recipe import Training
 from isnet_jax.training.step import (
     TrainState,
-    compile_evaluation,
     compile_step,
     init_state,
+    make_evaluation,
     make_step,
     objective,
 )
@@ -30,7 +30,6 @@ __all__ = [
     "StepCost",
     "TrainState",
     "Training",
-    "compile_evaluation",
     "compile_step",
     "compiler_options",
     "first_then_all",
@@ -38,6 +37,7 @@ __all__ = [
     "init_state",
     "is_first",
     "load_network",
+    "make_evaluation",
     "make_step",
     "objective",
     "rerun",

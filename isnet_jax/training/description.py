@@ -26,9 +26,9 @@ class ModelDescription:
       architecture: one of `models.list()`.
       num_classes: at least 1.
       class_names: of each class.
-      image_shape: (H, W, C) of the training images.
-      options: those of `models.create` that differ from its defaults; kept as JSON's values, with
-        dtypes by name.
+      image_shape: (H, W, C) of the training images, which networks are made for.
+      options: others of `models.create` that differ from its defaults; kept as JSON's values,
+        with dtypes by name.
 
     Raises:
       UserError: an option that JSON cannot hold.
@@ -55,11 +55,14 @@ class ModelDescription:
 
     def create(self, seed: int = 0) -> nnx.Module:
         """The network with fresh weights."""
+        side, _, channels = self.image_shape
+        shape = {"in_channels": channels, "image_size": side}
+        known = models.options(self.architecture)
         return models.create(
             self.architecture,
             num_classes=self.num_classes,
             rngs=nnx.Rngs(seed),
-            **self.options,
+            **{name: value for name, value in shape.items() if name in known} | dict(self.options),
         )
 
 

@@ -75,7 +75,9 @@ def fit(
         profiling.Window(folder / "profile", training.profile_steps) as profile,
         stops_with_the_others(),
     ):
-        run = Run(description, training, train, folder, checkpoints, observer.on_compiled)
+        run = Run(
+            description, training, train, validation, folder, checkpoints, observer.on_compiled
+        )
         observer.on_start(run.step, run.steps)
         try:
             while not run.is_over():
@@ -86,16 +88,16 @@ def fit(
                     observer.on_step(step, looked)
                     if looked is not None:
                         checkpoints.check()
-                    if termination.requested:
+                    if termination.is_due(step):
                         run.save_within_epoch()
                         checkpoints.wait()
                         raise Terminated(f"ended by SIGTERM; step {step} is saved")
                     if run.save_is_due():
                         run.save_within_epoch()
-                record = run.end_epoch(validation)
+                record = run.end_epoch()
                 state = run.local()
                 observer.on_epoch(record, lambda state=state: _network(run.model, state))
-                if termination.requested:
+                if termination.is_due(run.step):
                     checkpoints.wait()
                     raise Terminated(f"ended by SIGTERM; epoch {record['epoch']:.0f} is saved")
         except NonFiniteError as error:

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from isnet_jax.errors import UserError, suggest
+from isnet_jax.training.compilation import compiler_options
 from isnet_jax.training.step import Batch, Metrics, TrainState, compile_step
 
 AXIS = "data"
@@ -121,6 +122,11 @@ class Launcher:
     synchronise_batch_norm: bool
 
     @property
+    def devices(self) -> int:
+        """On how many the step runs."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    @property
     def axis_name(self) -> str | None:
         """The mapped axis, for `make_step` and `objective`."""
         return None if self.mesh is None else AXIS
@@ -138,7 +144,7 @@ class Launcher:
             )
         return StepCost(
             parameters=sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))),
-            devices=1 if self.mesh is None else self.mesh.size,
+            devices=self.devices,
             flops=(costs or {}).get("flops"),
             memory=needed,
         )
@@ -178,6 +184,32 @@ class Launcher:
 
         return run
 
+    def launch_evaluation(
+        self, evaluate: Callable[[TrainState, Batch, Batch], Metrics]
+    ) -> Callable[[TrainState, Batch, Batch], Metrics]:
+        """An evaluation on all devices, compiled once for each shape.
+
+        Args:
+          evaluate: of `make_evaluation` with this axis.
+
+        Returns:
+          `(state, part, whole) -> metrics`: a state of `place`, and NumPy arrays, the same in
+          every process; the part's rows divide by the devices.
+        """
+        if self.mesh is None:
+            return jax.jit(evaluate, compiler_options=compiler_options())
+        everywhere, rows = PartitionSpec(), PartitionSpec(AXIS)
+        mapped = jax.jit(
+            self._shard_map(evaluate, (everywhere, rows, everywhere)),
+            compiler_options=compiler_options(),
+        )
+        sharded, replicated = (NamedSharding(self.mesh, spec) for spec in (rows, everywhere))
+
+        def run(state: TrainState, part: Batch, whole: Batch) -> Metrics:
+            return mapped(state, _placed(dict(part), sharded), _placed(dict(whole), replicated))
+
+        return run
+
     def place(self, state: TrainState) -> TrainState:
         """The state on all devices; every process gives the same values."""
         return state if self.mesh is None else jax.tree.map(self._replicated, state)
@@ -195,16 +227,17 @@ class Launcher:
             return jax.pmap(
                 step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0
             )
-        everywhere, rows = PartitionSpec(), PartitionSpec(AXIS)
+        return compile_step(self._shard_map(step, (PartitionSpec(), PartitionSpec(AXIS))))
+
+    def _shard_map(self, function: Callable[..., Any], in_specs: Any) -> Callable[..., Any]:
         # With the check on, JAX itself would sum the gradients of what all devices share.
-        mapped = jax.shard_map(
-            step,
+        return jax.shard_map(
+            function,
             mesh=self.mesh,
-            in_specs=(everywhere, rows),
-            out_specs=everywhere,
+            in_specs=in_specs,
+            out_specs=PartitionSpec(),
             check_vma=False,
         )
-        return compile_step(mapped)
 
     def _split(self, batch: Batch) -> Any:
         if self.mesh is None:
@@ -221,9 +254,13 @@ class Launcher:
             data = self._replicated(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         assert self.mesh is not None
-        value = np.asarray(leaf)
-        everywhere = NamedSharding(self.mesh, PartitionSpec())
         # A copy: on CPUs arrays made from NumPy's may share its memory, and these are donated.
-        return jnp.copy(
-            jax.make_array_from_callback(value.shape, everywhere, lambda index: value[index])
-        )
+        return jnp.copy(_placed(np.asarray(leaf), NamedSharding(self.mesh, PartitionSpec())))
+
+
+def _placed(values: Any, sharding: NamedSharding) -> Any:
+    """NumPy arrays, the same in every process, as global ones."""
+    return jax.tree.map(
+        lambda value: jax.make_array_from_callback(value.shape, sharding, value.__getitem__),
+        values,
+    )

@@ -23,11 +23,11 @@ from isnet_jax.training.recipe import Training
 from isnet_jax.training.speed import EpochClock
 from isnet_jax.training.step import (
     TrainState,
-    compile_evaluation,
     init_state,
     make_step,
     objective,
 )
+from isnet_jax.training.validation import Validation
 
 STATE = "state"
 ADVICE = (
@@ -44,6 +44,7 @@ class Run:
         description: ModelDescription,
         training: Training,
         train: Split,
+        validation: Split,
         folder: Path,
         checkpoints: Checkpoints,
         on_compiled: Callable[[StepCost], None],
@@ -65,7 +66,9 @@ class Run:
         self.run_step = launcher.launch(
             step, lambda compiled: on_compiled(launcher.cost(compiled, self.model))
         )
-        self._evaluate = compile_evaluation(self.model, objective(training.objective))
+        self._validation = Validation(
+            self.model, training.objective, launcher, validation, 2 * training.batch_size
+        )
         self._made_by = {"training": plain(training), **provenance()}
         self._optimiser = optimiser
         self.restore()
@@ -116,12 +119,12 @@ class Run:
         self._require_finite_state()
         self._save({"metrics": sums, "seconds": self.clock.seconds()})
 
-    def end_epoch(self, validation: Split) -> Record:
+    def end_epoch(self) -> Record:
         """Validate and save; the epoch's record."""
         means = self.metrics.means()
         self._require_finite_state()
         self.clock.finished_steps(self.training.batch_size)
-        validated = agreed(_validate(self._evaluate, self.local(), validation, self.training))
+        validated = agreed(self._validation.metrics(self.state))
         record = {
             "epoch": len(self.history) + 1,
             "step": self.step,
@@ -162,27 +165,3 @@ def _all_finite(leaves: list[jax.Array]) -> jax.Array:
 def is_finite(state: TrainState) -> bool:
     leaves = jax.tree.leaves((state.parameters, state.rest, state.optimiser))
     return bool(_all_finite([leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]))
-
-
-def _validate(run_evaluation: Any, state: TrainState, split: Split, training: Training) -> Record:
-    key = jax.random.key(training.seed)
-    totals: dict[str, Any] = {}
-    for number, chunk in enumerate(_even_chunks(len(split), 2 * training.batch_size)):
-        metrics = run_evaluation(state, split.batch(chunk), jax.random.fold_in(key, number))
-        share = len(chunk) / len(split)
-        totals = {name: totals.get(name, 0) + share * value for name, value in metrics.items()}
-    return _floats(totals)
-
-
-def _even_chunks(count: int, largest: int) -> list[np.ndarray]:
-    """All indices below `count`, in chunks of one size, or two: each size is compiled.
-
-    Nothing is filled up, so that means over chunks, weighted by length, are means over samples.
-    """
-    fewest = -(-count // largest)
-    equal = (number for number in range(fewest, 2 * fewest + 1) if count % number == 0)
-    return np.array_split(np.arange(count), next(equal, fewest))
-
-
-def _floats(metrics: Any) -> Record:
-    return {name: float(value) for name, value in jax.device_get(metrics).items()}

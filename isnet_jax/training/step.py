@@ -158,20 +158,30 @@ def compile_step(step: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
 
 
-def compile_evaluation(
-    model: nnx.Module, objective: Objective
-) -> Callable[[TrainState, Batch, Array], Metrics]:
-    """The objective's metrics on a batch in eval mode, without an update."""
+def make_evaluation(
+    model: nnx.Module, objective: Objective, *, axis_name: str | None = None
+) -> Callable[[TrainState, Batch, Batch], Metrics]:
+    """The objective's metrics in eval mode, without an update; a pure function, of one device.
+
+    Args:
+      model, objective, axis_name: as for `make_step`.
+
+    Returns:
+      `(state, part, whole) -> metrics`, with "label" and, if parts have it, "has_mask" of all
+      samples in whole. Means of the metrics over parts, weighted by their length, are those of
+      the whole; random choices go by "number", each sample's in the whole.
+    """
     model.eval()
     graph, _, _ = nnx.split(model, nnx.Param, ...)
     model.train()
 
-    def evaluate(state: TrainState, batch: Batch, key: Array) -> Metrics:
+    def evaluate(state: TrainState, part: Batch, whole: Batch) -> Metrics:
         copy = nnx.merge(graph, state.parameters, state.rest, copy=True)
-        loss, aux = objective(copy, batch, key, None)
-        return _scalars(loss, aux)
+        loss, aux = objective(copy, {**part, "whole": whole}, state.key, None)
+        metrics = _scalars(loss, aux)
+        return metrics if axis_name is None else _averaged(metrics, axis_name)
 
-    return jax.jit(evaluate, compiler_options=compiler_options())
+    return evaluate
 
 
 def _averaged(tree: Any, axis_name: str) -> Any:

@@ -199,6 +199,38 @@ def test_low_precision_networks_have_float32_relevance():
     assert (logits.dtype, relevance.dtype) == (jnp.bfloat16, jnp.float32)
 
 
+@pytest.mark.parametrize(
+    ("rules", "pools"),
+    [
+        (FLEX, True),
+        (lrp.Composite(layer=lrp.Flat()), True),
+        (lrp.ISNetFlex(1e-2, first=lrp.ZBox(0.0, 1.0)), False),
+        (lrp.EpsilonPlusFlat(), False),
+        (lrp.EpsilonAlpha2Beta1Flat(), False),
+    ],
+    ids=["epsilon", "flat", "isnet", "first flat", "alpha"],
+)
+def test_inputs_narrower_than_the_network(rules, pools: bool):
+    """Images in float32, parameters in float64; relevance is moved and pooled before the layers."""
+
+    weights = jax.tree.map(lambda a: a.astype(float), WEIGHTS)
+
+    def f(x):
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        moved = lrp.tap(nnx.max_pool(padded, (2, 2)) if pools else padded, "moved")
+        return network(weights, lrp.tap(moved.astype(float), "wide"))
+
+    x = jax.random.uniform(jax.random.key(0), X.shape, jnp.float32)
+    taps = ("moved", "wide")
+    logits, pullback = lrp.vjp(f, x, rules=rules, taps=taps)
+    wide, expected_pullback = lrp.vjp(f, x.astype(float), rules=rules, taps=taps)
+    np.testing.assert_allclose(logits, wide, rtol=1e-12)
+    found, expected = pullback(jnp.ones_like(logits)), expected_pullback(jnp.ones_like(wide))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert relative_error(one, other) < 1e-6
+    assert jax.tree.leaves(found)[0].dtype == jnp.float32
+
+
 # Primals, auxiliary output, targets
 
 

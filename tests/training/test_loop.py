@@ -17,7 +17,6 @@ from isnet_jax.data import Augmentation
 from isnet_jax.training import (
     Checkpoints,
     OptimiserConfig,
-    compile_evaluation,
     fit,
     init_state,
     make_step,
@@ -68,7 +67,9 @@ def test_the_host_waits_only_to_log(tmp_path: Path, monkeypatch):
         return read.fget(array)
 
     with Checkpoints(tmp_path) as checkpoints:
-        training = run.Run(SMALL, PLAIN, split(26 * 8), tmp_path, checkpoints, lambda cost: None)
+        training = run.Run(
+            SMALL, PLAIN, split(26 * 8), split(8), tmp_path, checkpoints, lambda cost: None
+        )
         training.make_step()
         training.metrics = EpochMetrics()
         monkeypatch.setattr(kind, "_value", property(counting))
@@ -84,28 +85,6 @@ def test_the_host_waits_only_to_log(tmp_path: Path, monkeypatch):
     assert [number + 1 for number, (_, looked) in enumerate(seen) if looked] == [10, 20]
     # Not the latest step's: waiting for it would leave the device idle.
     assert set(transfers) == {(6,), (10,)}
-
-
-@pytest.mark.parametrize("count", [1, 5, 16, 23, 40])
-def test_validation_counts_every_sample_once(count: int):
-    model = SMALL.create()
-    state = init_state(model, PLAIN.optimiser.make(1), jax.random.key(0))
-    evaluate = compile_evaluation(model, objective(Classification()))
-    samples = split(count)
-    key = jax.random.key(0)
-    one_by_one = [evaluate(state, samples.batch([i]), key)["loss"] for i in range(count)]
-    found = run._validate(evaluate, state, samples, PLAIN)
-    np.testing.assert_allclose(found["loss"], np.mean(one_by_one), rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("count", "largest", "sizes"),
-    [(500, 128, [125] * 4), (16, 16, [16]), (23, 16, [12, 11]), (30, 16, [15, 15]), (1, 9, [1])],
-)
-def test_chunks_are_even(count: int, largest: int, sizes: list[int]):
-    chunks = run._even_chunks(count, largest)
-    assert [len(chunk) for chunk in chunks] == sizes
-    np.testing.assert_array_equal(np.concatenate(chunks), np.arange(count))
 
 
 def test_fewer_samples_than_a_batch(tmp_path: Path):

@@ -1,6 +1,8 @@
 """Two processes on loopback: equal to one, killed and started again."""
 
 import contextlib
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -106,6 +108,24 @@ def test_a_killed_process_stops_the_other_and_they_go_on(single: Path, tmp_path:
     else:  # One process with two devices can go on as well.
         alone = start(program(tmp_path / "two", "", 1, 0), devices=2)
         assert finished(alone)[0][0].startswith(("start 4\n", "start 8\n"))
+    same(tmp_path / "two", single)
+
+
+@pytest.mark.parametrize("noticing", [0, 1])
+def test_sigterm_to_one_process_ends_both_at_the_same_step(
+    single: Path, tmp_path: Path, noticing: int
+):
+    with start_both(tmp_path / "two") as running:
+        assert printed(running[noticing], "step 6")
+        running[noticing].send_signal(signal.SIGTERM)
+        told = [process.communicate(timeout=120)[1] for process in running]
+        assert [process.returncode for process in running] == [143, 143], told
+    saved = {re.search(r"ended by SIGTERM; (step|epoch) \d+ is saved", text)[0] for text in told}
+    assert len(saved) == 1
+    with start_both(tmp_path / "two") as again:
+        step = int(printed(again[0], "start").split()[1])
+        assert step >= 6
+        finished(*again)
     same(tmp_path / "two", single)
 
 

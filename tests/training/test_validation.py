@@ -1,0 +1,50 @@
+"""Validation: every sample counts once, however the split is taken in parts."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from tiny_training import SMALL, split
+
+from isnet_jax import Classification, ISNetConfig
+from isnet_jax.training import Launch, init_state, make_evaluation, objective
+from isnet_jax.training.optimiser import OptimiserConfig
+from isnet_jax.training.validation import Validation, even_parts
+
+WEIGHTED = Classification(class_weights=(1.0, 2.0, 5.0))
+ISNET = ISNetConfig(variant="stochastic", classification=WEIGHTED)
+
+
+@pytest.mark.parametrize("config", [WEIGHTED, ISNET], ids=["plain", "isnet"])
+@pytest.mark.parametrize("largest", [1, 5, 16])
+def test_parts_make_the_whole(config, largest: int):
+    """Class weights, samples without a mask and random choices included."""
+    model = SMALL.create()
+    state = init_state(model, OptimiserConfig().make(1), jax.random.key(0))
+    samples = dataclasses.replace(split(13), has_mask=np.arange(13) % 4 > 1)
+    everything = samples.batch(slice(None))
+    evaluate = jax.jit(make_evaluation(model, objective(config)))
+    expected = evaluate(state, everything, everything)
+    validation = Validation(model, config, Launch("single").launcher(8), samples, largest)
+    found = validation.metrics(state)
+    assert found.keys() == expected.keys()
+    for name in set(found) - {"nonfinite"}:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("count", "largest", "sizes"),
+    [
+        (500, 128, [125] * 4),
+        (16, 16, [16]),
+        (23, 16, [12, 11]),
+        (30, 16, [15, 15]),
+        (1, 9, [1]),
+        (0, 9, []),
+    ],
+)
+def test_parts_are_even(count: int, largest: int, sizes: list[int]):
+    parts = even_parts(count, largest)
+    assert [len(part) for part in parts] == sizes
+    assert [index for part in parts for index in part] == [*range(count)]
