@@ -3,8 +3,9 @@
     python benchmarks/cost.py
 
 FLOPs, bytes accessed and temporary memory are XLA's estimates for the compiled step; compile time
-is the clock's. Writes benchmarks/results/cost.json, cost.md and, of Original's growth with the
-number of classes and Selective's with the image, cost.png.
+is the clock's. The variants' steps are timed too, one of each after the other. Writes
+benchmarks/results/cost.json, cost.md and, of Original's growth with the number of classes and
+Selective's with the image, cost.png.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,8 +41,10 @@ class Benchmark:
       batch: images a step.
       size: side of the images in pixels.
       classes: number of classes of the variants' rows.
+      chunks: of Original's rows with those classes, heatmaps at once.
       class_counts: of Original's rows, all heatmaps at once and one at a time.
       sizes: of Selective's rows.
+      repeats: timed steps of each of the variants' rows; the median counts.
       out: folder of the results.
     """
 
@@ -47,29 +52,39 @@ class Benchmark:
     batch: int = 8
     size: int = 64
     classes: int = 10
-    class_counts: tuple[int, ...] = (2, 10, 100)
-    sizes: tuple[int, ...] = (64, 96, 128)
+    chunks: tuple[int, ...] = (1, 2, 5)
+    class_counts: tuple[int, ...] = (2, 100)
+    sizes: tuple[int, ...] = (96, 128)
+    repeats: int = 7
     out: Path = Path("benchmarks/results")
 
 
-def cost(options: Benchmark, name: str, *, classes: int, size: int, chunk: int = 0):
-    """One row: the step of `name`, a variant or "plain"."""
+def cost(
+    options: Benchmark, name: str, *, classes: int, size: int, chunk: int
+) -> tuple[dict[str, Any], Callable[[], None]]:
+    """One row and what makes a step of it: of `name`, a variant or "plain"."""
     model = models.create(options.network, num_classes=classes, rngs=nnx.Rngs(0))
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1e-2, momentum=0.9))
     loss = Classification() if name == "plain" else ISNetConfig(name, heatmap_chunk=chunk)  # pyright: ignore[reportArgumentType]
     step: Any = compile_step(make_step(model, objective(loss), optimiser))
-    state = jax.eval_shape(lambda: init_state(model, optimiser, jax.random.key(0)))
+    state = init_state(model, optimiser, jax.random.key(0))
     images = (options.batch, size, size)
+    middle = slice(size // 4, size // 2)
     batch = {
-        "image": jax.ShapeDtypeStruct((*images, 3), jnp.float32),
-        "mask": jax.ShapeDtypeStruct((*images, 1), jnp.float32),
-        "label": jax.ShapeDtypeStruct(images[:1], jnp.int32),
+        "image": jax.random.uniform(jax.random.key(1), (*images, 3)),
+        "mask": jnp.zeros((*images, 1)).at[:, middle, middle].set(1),
+        "label": jnp.arange(options.batch) % classes,
     }
     traced = time.perf_counter()
     lowered = step.trace(state, batch).lower()
     started = time.perf_counter()
     compiled = lowered.compile()
     estimate = compiled.cost_analysis()
+
+    def run() -> None:
+        nonlocal state
+        state, _ = jax.block_until_ready(compiled(state, batch))
+
     return {
         "step": name,
         "classes": classes,
@@ -80,15 +95,29 @@ def cost(options: Benchmark, name: str, *, classes: int, size: int, chunk: int =
         "temporary_megabytes": compiled.memory_analysis().temp_size_in_bytes / 1e6,
         "trace_seconds": started - traced,
         "compile_seconds": time.perf_counter() - started,
-    }
+        "step_seconds": None,
+    }, run
+
+
+def time_steps(steps: list[tuple[dict[str, Any], Callable[[], None]]], repeats: int) -> None:
+    """Fill in the rows' medians, one step of each after the other."""
+    seconds: dict[int, list[float]] = {number: [] for number in range(len(steps))}
+    for repeat in range(repeats + 1):
+        for number, (_, run) in enumerate(steps):
+            started = time.perf_counter()
+            run()
+            if repeat:  # The first step is a warm-up.
+                seconds[number].append(time.perf_counter() - started)
+    for number, (row, _) in enumerate(steps):
+        row["step_seconds"] = statistics.median(seconds[number])
 
 
 def table(rows: list[dict[str, Any]], options: Benchmark, note: str) -> str:
     plain = {(r["classes"], r["size"]): r for r in rows if r["step"] == "plain"}
     lines = [
         "| step | classes | image | heatmaps at once | GFLOP (times plain) | GB accessed (times) | "
-        "temporary MB (times) | trace, compile s |",
-        "|---|---|---|---|---|---|---|---|",
+        "temporary MB (times) | step s (times) | trace, compile s |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         base = plain[row["classes"], row["size"]]
@@ -104,6 +133,9 @@ def table(rows: list[dict[str, Any]], options: Benchmark, note: str) -> str:
                 else f"{row[key]:.{digits}f} ({row[key] / base[key]:.2f})"
                 for key, digits in (("gigaflop", 1), ("gigabytes", 2), ("temporary_megabytes", 0))
             ),
+            "-"
+            if row["step_seconds"] is None
+            else f"{row['step_seconds']:.3f} ({row['step_seconds'] / base['step_seconds']:.2f})",
             f"{row['trace_seconds']:.1f}, {row['compile_seconds']:.1f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -125,8 +157,11 @@ def figure(rows: list[dict[str, Any]], file: Path) -> None:
 
 
 def main(options: Benchmark) -> None:
-    wanted = [
+    timed = [
         *((name, options.classes, options.size, 0) for name in ("plain", *get_args(Variant))),
+        *(("original", options.classes, options.size, chunk) for chunk in options.chunks),
+    ]
+    others = [
         *(
             (name, count, options.size, chunk)
             for count in options.class_counts
@@ -141,9 +176,15 @@ def main(options: Benchmark) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     note = f"{machine()}; {datetime.date.today().isoformat()}"
     rows: list[dict[str, Any]] = []
-    for name, classes, size, chunk in dict.fromkeys(wanted):
-        rows.append(cost(options, name, classes=classes, size=size, chunk=chunk))
-        print(rows[-1], flush=True)
+    steps = []
+    for setting in dict.fromkeys([*timed, *others]):
+        name, classes, size, chunk = setting
+        row, run = cost(options, name, classes=classes, size=size, chunk=chunk)
+        rows.append(row)
+        if setting in timed:
+            steps.append((row, run))
+        print(row, flush=True)
+    time_steps(steps, options.repeats)
     (options.out / "cost.json").write_text(json.dumps({"note": note, "rows": rows}, indent=2))
     (options.out / "cost.md").write_text(table(rows, options, note))
     figure(rows, options.out / "cost.png")
