@@ -10,6 +10,10 @@ Selective's with the image, cost.png.
 
 from __future__ import annotations
 
+from isnet_jax.memory import keep_freed_memory
+
+keep_freed_memory()  # Before JAX is imported.
+
 import dataclasses
 import datetime
 import json

@@ -13,6 +13,10 @@ is in the rows of VGG16. Writes benchmarks/results/heatmap_throughput.json and .
 
 from __future__ import annotations
 
+from isnet_jax.memory import keep_freed_memory
+
+keep_freed_memory()  # Before JAX is imported.
+
 import dataclasses
 import datetime
 import functools

@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from isnet_jax.memory import keep_freed_memory
+
 CLIP, LEARNING_RATE, MOMENTUM = 1.0, 1e-2, 0.9
 
 
@@ -124,6 +126,7 @@ SIDES = {"jax": jax_side, "torch": torch_side}
 
 
 def main(side: str, row: str, mode: str) -> None:
+    keep_freed_memory()
     started = time.perf_counter()
     step = SIDES[side](ROWS[row], mode)
     first = step()
