@@ -13,7 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from isnet_jax import calibration, comparison, own_data_job
-from isnet_jax.data import BiasedDigitsConfig, open_prepared
+from isnet_jax.data import BiasedDigitsConfig, load_split, open_prepared
 from isnet_jax.files import check_writable
 from isnet_jax.training_job import NetworkOptions
 
@@ -79,7 +79,8 @@ def run(job: CalibrateBiasedDigits | CalibrateOwnData, console: Console) -> cali
     if isinstance(job, CalibrateOwnData):
         builder = open_prepared(job.data)
         isnet = own_data_job.of_task(isnet, builder)
-        train = own_data_job.load_data(builder, console)["train"]
+        with console.status("reading the data"):
+            train = load_split(builder, "train")
     else:
         train = comparison.load_data(job.data, job.data_dir, console)["train"]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from isnet_jax.errors import Terminated, UserError, suggest
+from isnet_jax.memory import keep_freed_memory
 
 _USAGE = """usage: isnet-jax COMMAND [OPTIONS]
 
@@ -119,7 +120,7 @@ def _train(arguments: list[str], console: Console) -> None:
     if chosen is None:
         return
     name, rest = chosen
-    _cache_compilations()
+    _prepare_jax()
     out = (_train_own_data if name == "own-data" else _train_biased_digits)(rest, console)
     for file in ("report.html", "metrics.json"):
         console.print(f"{file}: {(out / file).resolve()}", soft_wrap=True, highlight=False)
@@ -171,7 +172,7 @@ def _calibrate(arguments: list[str], console: Console) -> None:
     from isnet_jax import calibration_job
 
     name, rest = chosen
-    _cache_compilations()
+    _prepare_jax()
     kinds = {
         "biased-digits": calibration_job.CalibrateBiasedDigits,
         "own-data": calibration_job.CalibrateOwnData,
@@ -227,9 +228,9 @@ def _given_configs(arguments: list[str]) -> Iterator[tuple[slice, str]]:
 
 def _evaluate(arguments: list[str], console: Console) -> None:
     options = _parse(Evaluate, arguments, "isnet-jax evaluate")
+    _prepare_jax()
     from isnet_jax import comparison, own_data_job, run_folder
 
-    _cache_compilations()
     if own_data_job.is_own(run_folder.read(options.run)):
         own_data_job.evaluate_run(options.run, console)
     else:
@@ -239,7 +240,7 @@ def _evaluate(arguments: list[str], console: Console) -> None:
 def _explain(arguments: list[str], console: Console) -> None:
     from isnet_jax import explain_job
 
-    _cache_compilations()
+    _prepare_jax()
     explain_job.run(_parse(explain_job.Explain, arguments, "isnet-jax explain"), console)
 
 
@@ -285,8 +286,10 @@ def _bool_or_object(
     )
 
 
-def _cache_compilations() -> None:
-    """Compile once per machine: the next run of the same program starts in seconds."""
+def _prepare_jax() -> None:
+    """Keep freed memory, and compile once per machine: the next run starts in seconds."""
+    if "jax" not in sys.modules:
+        keep_freed_memory()
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import sys
-
-from isnet_jax.errors import UserError
 
 # Names and numbers of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -20,17 +17,9 @@ def keep_freed_memory() -> None:
     to a quarter of a training step's time (docs/decisions.md). Kept memory is one heap for all
     threads; up to 2 GiB at its end stay with the process.
 
-    Threads keep the heaps they have, so it must be called before JAX is imported. Without glibc
+    Threads keep the heaps they have, so it has to come before JAX is imported. Without glibc
     (macOS, musl) it does nothing; on accelerators it does not matter.
-
-    Raises:
-      UserError: JAX is imported already.
     """
-    if "jax" in sys.modules:
-        raise UserError(
-            "keep_freed_memory: JAX is imported already, and its threads have heaps of their own; "
-            "expected the call before the first import of jax."
-        )
     change = getattr(ctypes.CDLL(None), "mallopt", None)
     if change is not None:
         for option, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST)):

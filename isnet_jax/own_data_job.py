@@ -67,7 +67,7 @@ def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
     job = dataclasses.replace(job, isnet=of_task(job.isnet, builder), data=job.data.absolute())
     job = job.calibrated()
     settings = jobs.settings_of(job) | {"content": _digest(job.data)}
-    load = functools.partial(load_data, builder, console)
+    load = functools.partial(_splits, builder, console)
     return jobs.run(job, settings, load, console, _WORDS)
 
 
@@ -101,13 +101,12 @@ def evaluate_run(folder: Path, console: Console) -> dict[str, jobs.Judged]:
         )
     names = ("plain", "isnet") if settings["plain_epochs"] else ("isnet",)
     networks = {name: load_network(folder / name)[0] for name in names}
-    metrics = jobs.judge_all(networks, load_data(builder, console), console)
+    metrics = jobs.judge_all(networks, _splits(builder, console), console)
     jobs.show(metrics, console)
     return metrics
 
 
-def load_data(builder: DatasetBuilder, console: Console) -> dict[str, Split]:
-    """All splits of prepared data."""
+def _splits(builder: DatasetBuilder, console: Console) -> dict[str, Split]:
     with console.status("reading the data"):
         return {name: load_split(builder, name) for name in sorted(builder.info.splits)}
 

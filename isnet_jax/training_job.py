@@ -14,7 +14,7 @@ from isnet_jax.calibration import calibrated
 from isnet_jax.classification import Classification
 from isnet_jax.config import ISNetConfig
 from isnet_jax.data import Augmentation, Split
-from isnet_jax.errors import UserError, suggest
+from isnet_jax.errors import UserError
 from isnet_jax.training import (
     CheckpointConfig,
     Launch,
@@ -55,8 +55,6 @@ class NetworkOptions:
     seed: int = 0
 
     def __post_init__(self):
-        if self.model not in models.list():
-            raise UserError(suggest(self.model, models.list(), what="model"))
         models.check_options(self.model, self.model_options)
 
     @property

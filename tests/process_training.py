@@ -1,9 +1,9 @@
 """One process of a training of several, for tests/training/test_processes.py:
 
-    python process_training.py FOLDER RESULT COORDINATOR COUNT INDEX TIMEOUT
+    python process_training.py FOLDER RESULT COORDINATOR COUNT INDEX TIMEOUT PAUSE
 
-It prints "start N", "step N", "epoch N" as it goes; the first writes parameters and history to
-RESULT.
+It prints "start N", "step N", "epoch N" as it goes, with PAUSE seconds after each step; the first
+writes parameters and history to RESULT.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,19 @@ TRAINING = dataclasses.replace(
 )
 
 
-def main(folder: Path, result: Path, processes: Processes) -> None:
+class Pausing(Printing):
+    def __init__(self, folder: Path, pause: float):
+        super().__init__(folder, 36 // 8)
+        self.pause = pause
+
+    def on_step(self, step, metrics):
+        super().on_step(step, metrics)
+        time.sleep(self.pause)
+
+
+def main(folder: Path, result: Path, processes: Processes, pause: float) -> None:
     processes.connect()
-    observer = Printing(folder, 36 // 8)
+    observer = Pausing(folder, pause)
     with exit_codes():
         model, history = fit(SMALL, TRAINING, split(36), split(20, 1), folder, observer)
     if is_first():
@@ -34,5 +45,5 @@ def main(folder: Path, result: Path, processes: Processes) -> None:
 
 
 if __name__ == "__main__":
-    folder, result, coordinator, count, index, timeout = sys.argv[1:]
-    main(Path(folder), Path(result), Processes(coordinator, int(count), int(index), int(timeout)))
+    folder, result, coordinator, *numbers, pause = sys.argv[1:]
+    main(Path(folder), Path(result), Processes(coordinator, *map(int, numbers)), float(pause))

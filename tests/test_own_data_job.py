@@ -200,8 +200,10 @@ def test_the_precision_of_a_run_is_that_of_its_networks(prepared: Path, tmp_path
 
 
 def test_networks_are_made_for_the_images():
-    transformer = ModelDescription("vit_s_16", 2, ("a", "b"), (32, 32, 1))
-    assert transformer.create()(jnp.zeros((1, 32, 32, 1))).shape == (1, 2)
+    transformer = ModelDescription("vit_s_16", 2, ("a", "b"), (32, 32, 3))
+    assert transformer.create()(jnp.zeros((1, 32, 32, 3))).shape == (1, 2)
+    with pytest.raises(UserError, match="did you mean 'resnet18'"):
+        ModelDescription("resnet81", 2, ("a", "b"), (32, 32, 3)).create()
 
 
 def test_calibrated_ranges_are_trained_with(prepared: Path, tmp_path: Path):

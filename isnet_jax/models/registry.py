@@ -54,11 +54,9 @@ def create(name: str, *, num_classes: int, rngs: nnx.Rngs, **given: Any) -> Netw
     Raises:
       UserError: an unknown name or option (the nearest one is suggested), or a value out of range.
     """
-    if name not in _MODELS:
-        raise UserError(suggest(name, _MODELS, what="model"))
+    check_options(name, given)
     if num_classes < 1:
         raise UserError(f"models.create: num_classes is {num_classes}; expected at least 1.")
-    check_options(name, given)
     return _MODELS[name](num_classes, rngs=rngs, **given)
 
 
@@ -69,10 +67,13 @@ def check_options(name: str, given: Iterable[str]) -> None:
       name: one of `models.list()`.
 
     Raises:
-      UserError: an unknown one; networks that have it are named, or the nearest option.
+      UserError: an unknown network or option; networks that have the option are named, or the
+        nearest name.
     """
     known = options(name)
-    for option in set(given) - known:
+    for option in given:
+        if option in known:
+            continue
         others = [other for other in list() if option in options(other)]
         if others:
             raise UserError(f"{name} has no option {option!r}. Those have it: {', '.join(others)}.")
@@ -89,7 +90,12 @@ def options(name: str) -> set[str]:
 
     Args:
       name: one of `models.list()`.
+
+    Raises:
+      UserError: an unknown name; the nearest is suggested.
     """
+    if name not in _MODELS:
+        raise UserError(suggest(name, _MODELS, what="model"))
     make = _MODELS[name]
     keywords = {
         parameter.name

@@ -26,7 +26,7 @@ class ModelDescription:
       architecture: one of `models.list()`.
       num_classes: at least 1.
       class_names: of each class.
-      image_shape: (H, W, C) of the training images, which networks are made for.
+      image_shape: (H, W, C) of the training images; networks of one image size are made for H.
       options: others of `models.create` that differ from its defaults; kept as JSON's values,
         with dtypes by name.
 
@@ -55,14 +55,13 @@ class ModelDescription:
 
     def create(self, seed: int = 0) -> nnx.Module:
         """The network with fresh weights."""
-        side, _, channels = self.image_shape
-        shape = {"in_channels": channels, "image_size": side}
-        known = models.options(self.architecture)
+        sized = "image_size" in models.options(self.architecture)
+        size = {"image_size": self.image_shape[0]} if sized else {}
         return models.create(
             self.architecture,
             num_classes=self.num_classes,
             rngs=nnx.Rngs(seed),
-            **{name: value for name, value in shape.items() if name in known} | dict(self.options),
+            **size | dict(self.options),
         )
 
 

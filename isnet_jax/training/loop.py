@@ -88,7 +88,7 @@ def fit(
                     observer.on_step(step, looked)
                     if looked is not None:
                         checkpoints.check()
-                    if termination.is_due(step):
+                    if termination.is_due():
                         run.save_within_epoch()
                         checkpoints.wait()
                         raise Terminated(f"ended by SIGTERM; step {step} is saved")
@@ -97,7 +97,7 @@ def fit(
                 record = run.end_epoch()
                 state = run.local()
                 observer.on_epoch(record, lambda state=state: _network(run.model, state))
-                if termination.is_due(run.step):
+                if termination.is_due():
                     checkpoints.wait()
                     raise Terminated(f"ended by SIGTERM; epoch {record['epoch']:.0f} is saved")
         except NonFiniteError as error:

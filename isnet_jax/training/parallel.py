@@ -225,7 +225,12 @@ class Launcher:
             return compile_step(step)
         if self.kind == "pmap":
             return jax.pmap(
-                step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0
+                step,
+                axis_name=AXIS,
+                in_axes=(None, 0),
+                out_axes=None,
+                devices=list(self.mesh.devices.flat),
+                donate_argnums=0,
             )
         return compile_step(self._shard_map(step, (PartitionSpec(), PartitionSpec(AXIS))))
 

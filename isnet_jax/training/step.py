@@ -20,6 +20,8 @@ from isnet_jax.config import ISNetConfig
 from isnet_jax.objective import isnet_loss, plain_loss
 from isnet_jax.training.compilation import compiler_options
 
+_NO_STEP = 2**32 - 1  # Random choices of an evaluation are those of no step.
+
 Batch = Mapping[str, Any]
 Metrics = dict[str, Array]
 Objective = Callable[[nnx.Module, Batch, Array, Array | None], tuple[Array, dict[str, Array]]]
@@ -169,7 +171,8 @@ def make_evaluation(
     Returns:
       `(state, part, whole) -> metrics`, with "label" and, if parts have it, "has_mask" of all
       samples in whole. Means of the metrics over parts, weighted by their length, are those of
-      the whole; random choices go by "number", each sample's in the whole.
+      the whole, but for the count "nonfinite"; random choices go by "number", each sample's in
+      the whole, and are the same at every call.
     """
     model.eval()
     graph, _, _ = nnx.split(model, nnx.Param, ...)
@@ -177,7 +180,8 @@ def make_evaluation(
 
     def evaluate(state: TrainState, part: Batch, whole: Batch) -> Metrics:
         copy = nnx.merge(graph, state.parameters, state.rest, copy=True)
-        loss, aux = objective(copy, {**part, "whole": whole}, state.key, None)
+        key = jax.random.fold_in(state.key, _NO_STEP)
+        loss, aux = objective(copy, {**part, "whole": whole}, key, None)
         metrics = _scalars(loss, aux)
         return metrics if axis_name is None else _averaged(metrics, axis_name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 from types import TracebackType
@@ -9,26 +10,32 @@ from types import TracebackType
 import jax
 from jax.experimental import multihost_utils
 
+_asked = itertools.count(1)
+
 
 class Termination:
     """Notices SIGTERM within a `with` block; a second one ends the program at once.
 
     Only the main thread receives signals: elsewhere SIGTERM keeps its meaning. Of several
-    processes (`jax.distributed`) JAX takes the signal, and all end if it has come to one.
+    processes (`jax.distributed`) JAX takes all of them from the start, outside of the block too,
+    and tells every process if one has come to any of them.
     """
 
     def __init__(self):
         self._noted = False
         self._before = None
 
-    def is_due(self, step: int) -> bool:
-        """Whether to save and to end after this step; of several processes, the same in all.
+    def is_due(self) -> bool:
+        """Whether to save and to end now.
 
-        To be asked after every step, whose number is `step`.
+        Of several processes all must ask at the same places; all get the same answer.
         """
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._noted
+        if jax.process_count() == 1:
+            return self._noted
+        if not jax.config.read("jax_enable_preemption_service"):
+            return False
+        # By number, so never one number twice, nor a smaller one: another training starts at 1.
+        return multihost_utils.reached_preemption_sync_point(next(_asked))
 
     def __enter__(self) -> Termination:
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:

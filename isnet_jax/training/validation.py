@@ -51,8 +51,9 @@ class Validation:
             for rows in even_parts(len(split) // devices, max(largest // devices, 1))
         ]
         self._rest = np.arange(len(split) - len(split) % devices, len(split))
-        everything = dict(split.batch(slice(None)))
-        self._whole = {n: everything[n] for n in ("label", "has_mask") if n in everything}
+        self._whole = {"label": split.labels}
+        if split.has_mask is not None:
+            self._whole["has_mask"] = split.has_mask
 
     def metrics(self, state: TrainState) -> dict[str, float]:
         """Means over the samples.
@@ -63,13 +64,13 @@ class Validation:
         parts = [(indices, self._spread, state) for indices in self._parts]
         if len(self._rest):
             parts.append((self._rest, self._alone, self._launcher.local(state)))
-        totals: dict[str, Any] = {}
+        found: list[Any] = []
         for indices, evaluate, placed in parts:
             batch = {**self._split.batch(indices), "number": indices.astype(np.int32)}
-            share = len(indices) / len(self._split)
-            for name, value in evaluate(placed, batch, self._whole).items():
-                totals[name] = totals.get(name, 0) + share * np.asarray(value)
-        return {name: float(value) for name, value in totals.items()}
+            found.append(evaluate(placed, batch, self._whole))
+        found = jax.device_get(found)
+        shares = np.array([len(indices) for indices, _, _ in parts]) / len(self._split)
+        return {name: float(shares @ [metrics[name] for metrics in found]) for name in found[0]}
 
 
 def even_parts(count: int, largest: int) -> list[np.ndarray]:

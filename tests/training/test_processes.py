@@ -47,12 +47,12 @@ def start_each(arguments: Callable[[str, int], list]) -> Iterator[list[subproces
             process.stderr.close()
 
 
-def program(folder: Path, coordinator: str, count: int, index: int) -> list:
-    return [PROGRAM, folder, folder.with_suffix(".npz"), coordinator, count, index, TIMEOUT]
+def program(folder: Path, coordinator: str, count: int, index: int, pause: float = 0) -> list:
+    return [PROGRAM, folder, folder.with_suffix(".npz"), coordinator, count, index, TIMEOUT, pause]
 
 
-def start_both(folder: Path):
-    return start_each(lambda coordinator, index: program(folder, coordinator, 2, index))
+def start_both(folder: Path, pause: float = 0):
+    return start_each(lambda coordinator, index: program(folder, coordinator, 2, index, pause))
 
 
 def printed(process: subprocess.Popen, words: str) -> str:
@@ -111,20 +111,23 @@ def test_a_killed_process_stops_the_other_and_they_go_on(single: Path, tmp_path:
     same(tmp_path / "two", single)
 
 
-@pytest.mark.parametrize("noticing", [0, 1])
+@pytest.mark.parametrize(("noticing", "when"), [(0, "step 6"), (1, "step 6"), (0, "start")])
 def test_sigterm_to_one_process_ends_both_at_the_same_step(
-    single: Path, tmp_path: Path, noticing: int
+    single: Path, tmp_path: Path, noticing: int, when: str
 ):
-    with start_both(tmp_path / "two") as running:
-        assert printed(running[noticing], "step 6")
+    """JAX looks for the signal once a second, so the steps take their time."""
+    if when == "start":  # Of a run that goes on, before its first step.
+        with start_both(tmp_path / "two") as running:
+            assert printed(running[0], "step 6")
+    with start_both(tmp_path / "two", pause=1) as running:
+        assert printed(running[noticing], when)
         running[noticing].send_signal(signal.SIGTERM)
         told = [process.communicate(timeout=120)[1] for process in running]
         assert [process.returncode for process in running] == [143, 143], told
     saved = {re.search(r"ended by SIGTERM; (step|epoch) \d+ is saved", text)[0] for text in told}
     assert len(saved) == 1
     with start_both(tmp_path / "two") as again:
-        step = int(printed(again[0], "start").split()[1])
-        assert step >= 6
+        assert int(printed(again[0], "start").split()[1]) >= 6
         finished(*again)
     same(tmp_path / "two", single)
 
