@@ -10,10 +10,6 @@ Selective's with the image, cost.png.
 
 from __future__ import annotations
 
-from isnet_jax.memory import keep_freed_memory
-
-keep_freed_memory()  # Before JAX is imported.
-
 import dataclasses
 import datetime
 import json
@@ -33,6 +29,7 @@ from flax import nnx
 from isnet_jax import Classification, ISNetConfig, models
 from isnet_jax.config import Variant
 from isnet_jax.job import machine
+from isnet_jax.memory import keep_freed_memory
 from isnet_jax.training import compile_step, init_state, make_step, objective
 
 
@@ -161,6 +158,7 @@ def figure(rows: list[dict[str, Any]], file: Path) -> None:
 
 
 def main(options: Benchmark) -> None:
+    keep_freed_memory()
     timed = [
         *((name, options.classes, options.size, 0) for name in ("plain", *get_args(Variant))),
         *(("original", options.classes, options.size, chunk) for chunk in options.chunks),

@@ -13,10 +13,6 @@ is in the rows of VGG16. Writes benchmarks/results/heatmap_throughput.json and .
 
 from __future__ import annotations
 
-from isnet_jax.memory import keep_freed_memory
-
-keep_freed_memory()  # Before JAX is imported.
-
 import dataclasses
 import datetime
 import functools
@@ -46,6 +42,7 @@ from zennit_agreement import difference, made, top_class
 
 from isnet_jax import lrp, models
 from isnet_jax.job import machine
+from isnet_jax.memory import keep_freed_memory
 from isnet_jax.training import compiler_options
 
 EPSILON = 1e-6
@@ -218,6 +215,7 @@ def table(rows: list[dict[str, Any]], setting: dict[str, Any]) -> str:
 
 
 def main(options: Benchmark) -> None:
+    keep_freed_memory()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     if options.quick:
         options = dataclasses.replace(options, size=64, repeats=3)

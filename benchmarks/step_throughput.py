@@ -4,9 +4,8 @@
     .venv-bench/bin/python benchmarks/step_throughput.py            (all rows)
     .venv-bench/bin/python benchmarks/step_throughput.py --quick    (two rows, three repeats)
 
-Both sides have the same weights, data, batch, precision, optimiser, threads and allocator
-(`isnet_jax.memory.keep_freed_memory`, which PyTorch profits from too), each in a process of its
-own; their steps are interleaved. The loss of the first step must agree. Prints a table,
+Both sides have the same weights, data, batch, precision, optimiser and threads, each in a process
+of its own that keeps the memory it frees, by the settings that serve it best; their steps are interleaved. The loss of the first step must agree. Prints a table,
 writes benchmarks/results/step_throughput.json and .md after every row.
 """
 

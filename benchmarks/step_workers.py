@@ -7,6 +7,7 @@ weights and data, and the seconds to get there.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
 import resource
@@ -16,8 +17,6 @@ import zlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
-
-from isnet_jax.memory import keep_freed_memory
 
 CLIP, LEARNING_RATE, MOMENTUM = 1.0, 1e-2, 0.9
 
@@ -73,8 +72,10 @@ def jax_side(row: Row, mode: str) -> Callable[[], float]:
     from flax import nnx
 
     from isnet_jax import Classification, ISNetConfig, models
+    from isnet_jax.memory import keep_freed_memory
     from isnet_jax.training import compile_step, init_state, make_step, objective
 
+    keep_freed_memory()
     model = models.create(row.network, num_classes=row.classes, rngs=nnx.Rngs(0))
     names = models.torch_names(model)
     order = {4: (3, 2, 0, 1), 2: (1, 0)}
@@ -101,6 +102,7 @@ def torch_side(row: Row, mode: str) -> Callable[[], float]:
     import torch
     import torch_isnet
 
+    _one_heap_that_is_kept()
     torch.set_num_threads(len(__import__("os").sched_getaffinity(0)))
     model = torch_isnet.create(row.network, row.classes)
     drawn = weights({n: tuple(v.shape) for n, v in model.state_dict().items() if v.ndim})
@@ -122,11 +124,16 @@ def torch_side(row: Row, mode: str) -> Callable[[], float]:
     return step
 
 
+def _one_heap_that_is_kept() -> None:
+    """No mmap, no trimming, one heap for all threads: what serves PyTorch best (mallopt(3))."""
+    for option, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):
+        ctypes.CDLL(None).mallopt(option, value)
+
+
 SIDES = {"jax": jax_side, "torch": torch_side}
 
 
 def main(side: str, row: str, mode: str) -> None:
-    keep_freed_memory()
     started = time.perf_counter()
     step = SIDES[side](ROWS[row], mode)
     first = step()

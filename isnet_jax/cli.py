@@ -288,9 +288,9 @@ def _bool_or_object(
 
 def _prepare_jax() -> None:
     """Keep freed memory, and compile once per machine: the next run starts in seconds."""
-    if "jax" not in sys.modules:
-        keep_freed_memory()
     import jax
+
+    keep_freed_memory()
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 # Names and numbers of mallopt(3).
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _LARGEST = 2**31 - 1
 
 
@@ -14,13 +14,17 @@ def keep_freed_memory() -> None:
 
     XLA's CPU backend allocates the temporary values of every step anew. glibc gives such large
     blocks back to the system at once, and the system hands them out page by page again: a sixth
-    to a quarter of a training step's time (docs/decisions.md). Kept memory is one heap for all
-    threads; up to 2 GiB at its end stay with the process.
+    to a quarter of a training step's time (docs/decisions.md). Up to 2 GiB at the end of the heap
+    stay with the process.
 
-    Threads keep the heaps they have, so it has to come before JAX is imported. Without glibc
-    (macOS, musl) it does nothing; on accelerators it does not matter.
+    Large blocks are kept for the main thread only, so JAX is also told to run a CPU's step in the
+    thread that calls it. For that it has to be called before JAX's first computation. Without
+    glibc (macOS, musl) memory stays as it is; accelerators are not affected.
     """
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     change = getattr(ctypes.CDLL(None), "mallopt", None)
     if change is not None:
-        for option, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST)):
+        for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST)):
             change(option, value)

@@ -32,7 +32,7 @@ class Termination:
         """
         if jax.process_count() == 1:
             return self._noted
-        if not jax.config.read("jax_enable_preemption_service"):
+        if not jax.config.jax_enable_preemption_service:  # pyright: ignore[reportAttributeAccessIssue]
             return False
         # By number, so never one number twice, nor a smaller one: another training starts at 1.
         return multihost_utils.reached_preemption_sync_point(next(_asked))
