@@ -5,8 +5,9 @@
     .venv-bench/bin/python benchmarks/step_throughput.py --quick    (two rows, three repeats)
 
 Both sides have the same weights, data, batch, precision, optimiser and threads, each in a process
-of its own that keeps the memory it frees, by the settings that serve it best; their steps are interleaved. The loss of the first step must agree. Prints a table,
-writes benchmarks/results/step_throughput.json and .md after every row.
+of its own that keeps the memory it frees, by the settings that serve it best; their steps are
+interleaved. The loss of the first step must agree. Prints a table, writes
+benchmarks/results/step_throughput.json and .md after every row.
 """
 
 from __future__ import annotations
