@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -40,7 +41,7 @@ class Benchmark:
       repeats: timings of each side, interleaved; the median counts.
       seconds: about how long one timing takes; it has as many steps as fit, at least one.
       quick: two small rows, three repeats.
-      out: folder of the results.
+      out: folder of the results; other rows of the same day, machine and versions are kept there.
     """
 
     rows: tuple[str, ...] = tuple(ROWS)
@@ -149,14 +150,16 @@ def main(options: Benchmark) -> None:
         "repeats": options.repeats,
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    for row in options.rows:
-        for mode in options.modes:
-            rows.append(measure(row, mode, options))
-            print(markdown(rows[-1:], setting).splitlines()[2], flush=True)
-            result = json.dumps({**setting, "rows": rows}, indent=2) + "\n"
-            (options.out / "step_throughput.json").write_text(result)
-            (options.out / "step_throughput.md").write_text(markdown(rows, setting))
+    file = options.out / "step_throughput.json"
+    earlier = json.loads(file.read_text()) if file.exists() else {}
+    same = all(earlier.get(name) == value for name, value in setting.items())
+    rows = {(r["row"], r["mode"]): r for r in earlier.get("rows", []) if same}
+    for row, mode in itertools.product(options.rows, options.modes):
+        rows[row, mode] = measure(row, mode, options)
+        print(markdown([rows[row, mode]], setting).splitlines()[2], flush=True)
+        ordered = [rows[pair] for pair in itertools.product(ROWS, MODES) if pair in rows]
+        file.write_text(json.dumps({**setting, "rows": ordered}, indent=2) + "\n")
+        file.with_suffix(".md").write_text(markdown(ordered, setting))
 
 
 if __name__ == "__main__":
