@@ -126,7 +126,10 @@ def test_inspect_needs_no_weights(capsys):
         ((*MODEL, "--weights", "WEIGHTS", "--target", "9"), "unknown class '9'"),
         (("--model", "resnet18", "--weights", "WEIGHTS"), "does not fit the model"),
         ((*MODEL, "--rules", "epsilon-pluss"), "did you mean 'epsilon-plus'"),
-        ((*MODEL, "--weights", "WEIGHTS", "--transition-relu", "True"), "unknown option of small"),
+        (
+            (*MODEL, "--weights", "WEIGHTS", "--transition-relu", "True"),
+            "small has no option 'transition_relu'",
+        ),
         ((*MODEL, "--arrays", "r.csv"), r"\.npz or \.npy"),
         ((*MODEL, "--out", "heatmap.jpg"), r"ends in \.png"),
     ],

@@ -56,7 +56,7 @@ class Validation:
             self._whole["has_mask"] = split.has_mask
 
     def metrics(self, state: TrainState) -> dict[str, float]:
-        """Means over the samples.
+        """Means over the samples, in float32: what processes tell each other.
 
         Args:
           state: as the launcher places it.
@@ -70,7 +70,10 @@ class Validation:
             found.append(evaluate(placed, batch, self._whole))
         found = jax.device_get(found)
         shares = np.array([len(indices) for indices, _, _ in parts]) / len(self._split)
-        return {name: float(shares @ [metrics[name] for metrics in found]) for name in found[0]}
+        return {
+            name: float(np.float32(shares @ [metrics[name] for metrics in found]))
+            for name in found[0]
+        }
 
 
 def even_parts(count: int, largest: int) -> list[np.ndarray]:

@@ -136,7 +136,7 @@ def test_z_b_passes_through_the_normalisation():
     ("options", "message"),
     [
         ({"dropot": 0.5}, "unknown option of small 'dropot'; did you mean 'dropout'"),
-        ({"remat": True}, "unknown option of small 'remat'"),
+        ({"remat": True}, "small has no option 'remat'. Those have it: densenet121"),
         ({"dropout": 1.0}, r"dropout is 1\.0; expected in \[0, 1\)"),
         ({"normalisation": "imagnet"}, "did you mean 'imagenet'"),
         ({"normalisation": ((0.5,), (0.5,))}, "expected 3 means and 3 positive"),
