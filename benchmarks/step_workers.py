@@ -126,7 +126,7 @@ def torch_side(row: Row, mode: str) -> Callable[[], float]:
 
 def _one_heap_that_is_kept() -> None:
     """No mmap, no trimming, one heap for all threads: what serves PyTorch best (mallopt(3))."""
-    for option, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):
+    for option, value in ((-4, 0), (-1, -1), (-8, 1)):
         ctypes.CDLL(None).mallopt(option, value)
 
 

@@ -6,7 +6,7 @@ import ctypes
 
 # Names and numbers of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_LARGEST = 2**31 - 1
+_NEVER = -1
 
 
 def keep_freed_memory() -> None:
@@ -14,8 +14,8 @@ def keep_freed_memory() -> None:
 
     XLA's CPU backend allocates the temporary values of every step anew. glibc gives such large
     blocks back to the system at once, and the system hands them out page by page again: a sixth
-    to a quarter of a training step's time (docs/decisions.md). Up to 2 GiB at the end of the heap
-    stay with the process.
+    to a quarter of a training step's time (docs/decisions.md). The process then stays as large as
+    it was at its largest.
 
     Large blocks are kept for the main thread only, so JAX is also told to run a CPU's step in the
     thread that calls it. For that it has to be called before JAX's first computation. Without
@@ -26,5 +26,5 @@ def keep_freed_memory() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     change = getattr(ctypes.CDLL(None), "mallopt", None)
     if change is not None:
-        for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST)):
+        for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER)):
             change(option, value)
