@@ -18,15 +18,13 @@ import itertools
 import json
 import os
 import platform
-import statistics
-import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import tyro
 from step_workers import MODES, ROWS
+from workers import Worker, medians, timed
 
 WORKER = Path(__file__).with_name("step_workers.py")
 
@@ -52,60 +50,19 @@ class Benchmark:
     out: Path = Path("benchmarks/results")
 
 
-class Side:
-    """A worker process of one side."""
-
-    def __init__(self, side: str, row: str, mode: str):
-        self.process = subprocess.Popen(
-            [sys.executable, str(WORKER), side, row, mode],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.ready = self._answer()
-
-    def time(self, steps: int) -> dict[str, float]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-    def _answer(self) -> dict[str, float]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a worker ended early: {' '.join(map(str, self.process.args))}")  # pyright: ignore
-        return json.loads(line)
-
-
 def measure(row: str, mode: str, options: Benchmark) -> dict[str, Any]:
-    sides = {name: Side(name, row, mode) for name in ("jax", "torch")}
-    steps = {}
-    for name, side in sides.items():
-        warm = side.time(2)["seconds"]
-        steps[name] = max(1, round(options.seconds / warm))
-    answers: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    for _ in range(options.repeats):
-        for name, side in sides.items():
-            answers[name].append(side.time(steps[name]))
-    for side in sides.values():
-        side.close()
+    sides = {name: Worker(WORKER, name, row, mode) for name in ("jax", "torch")}
     ready = {name: side.ready for name, side in sides.items()}
+    answers = timed(sides, seconds=options.seconds, repeats=options.repeats)
     seconds = {name: [a["seconds"] for a in found] for name, found in answers.items()}
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    median = medians(answers)
     return {
         "row": row,
         "mode": mode,
         "seconds": seconds,
-        "median": medians,
-        "speedup": medians["torch"] / medians["jax"],
-        "spread": {n: (max(v) - min(v)) / medians[n] for n, v in seconds.items()},
+        "median": median,
+        "speedup": median["torch"] / median["jax"],
+        "spread": {n: (max(v) - min(v)) / median[n] for n, v in seconds.items()},
         "peak_gb": {name: found[-1]["peak_gb"] for name, found in answers.items()},
         "first_step": {name: found["first_step"] for name, found in ready.items()},
         "loss_difference": abs(ready["jax"]["loss"] / ready["torch"]["loss"] - 1),

@@ -1,22 +1,21 @@
 """One side of step_throughput.py in a process of its own: `python step_workers.py SIDE ROW MODE`.
 
-Reads numbers from standard input and answers each with a line of JSON: 0 ends, n > 0 times n
-steps. The first line it prints says what was set up: the loss of the first step on the shared
-weights and data, and the seconds to get there.
+Ready, it tells the loss of the first step on the shared weights and data, and the seconds to get
+there.
 """
 
 from __future__ import annotations
 
 import ctypes
 import dataclasses
-import json
-import resource
+import os
 import sys
 import time
 import zlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from workers import serve
 
 CLIP, LEARNING_RATE, MOMENTUM = 1.0, 1e-2, 0.9
 
@@ -102,8 +101,8 @@ def torch_side(row: Row, mode: str) -> Callable[[], float]:
     import torch
     import torch_isnet
 
-    _one_heap_that_is_kept()
-    torch.set_num_threads(len(__import__("os").sched_getaffinity(0)))
+    one_heap_that_is_kept()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     model = torch_isnet.create(row.network, row.classes)
     drawn = weights({n: tuple(v.shape) for n, v in model.state_dict().items() if v.ndim})
     model.load_state_dict({n: torch.from_numpy(v) for n, v in drawn.items()}, strict=False)
@@ -124,7 +123,7 @@ def torch_side(row: Row, mode: str) -> Callable[[], float]:
     return step
 
 
-def _one_heap_that_is_kept() -> None:
+def one_heap_that_is_kept() -> None:
     """No mmap, no trimming, one heap for all threads: what serves PyTorch best (mallopt(3))."""
     for option, value in ((-4, 0), (-1, -1), (-8, 1)):
         ctypes.CDLL(None).mallopt(option, value)
@@ -137,17 +136,7 @@ def main(side: str, row: str, mode: str) -> None:
     started = time.perf_counter()
     step = SIDES[side](ROWS[row], mode)
     first = step()
-    print(json.dumps({"loss": first, "first_step": time.perf_counter() - started}), flush=True)
-    for line in sys.stdin:
-        count = int(line)
-        if not count:
-            break
-        started = time.perf_counter()
-        for _ in range(count):
-            loss = step()
-        seconds = (time.perf_counter() - started) / count
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        print(json.dumps({"seconds": seconds, "loss": loss, "peak_gb": peak}), flush=True)
+    serve(step, {"loss": first, "first_step": time.perf_counter() - started})
 
 
 if __name__ == "__main__":

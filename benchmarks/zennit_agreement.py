@@ -135,14 +135,15 @@ def table(setting: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 def differences(network: str, composite: str, options: Comparison) -> dict[str, float]:
     """One row of the table: its columns."""
     theirs, ours = COMPOSITES[composite]
+    sizes = {"batch": options.batch, "size": options.size}
     zennits, own = {}, {}
     for bits in (32, 64):
         with jax.enable_x64(bits == 64):
-            torch_model, x = made(network, bits, options)
+            torch_model, x = made(network, bits, **sizes)
             seed = top_class(torch_model, x)
             own[bits] = our_heatmap(network, torch_model, x, seed, ours)
             for eps in (None, 0.0):
-                torch_model, x = made(network, bits, options)
+                torch_model, x = made(network, bits, **sizes)
                 composed = theirs(canonizers=[NETWORKS[network]()])
                 zennits[bits, eps] = zennit_heatmap(torch_model, x, seed, composed, eps)
     return {
@@ -209,7 +210,7 @@ def our_heatmap(
     return np.asarray(explain(state, images, jnp.asarray(seed.numpy())))
 
 
-def made(network: str, bits: int, options: Comparison) -> tuple[torch.nn.Module, torch.Tensor]:
+def made(network: str, bits: int, *, batch: int, size: int) -> tuple[torch.nn.Module, torch.Tensor]:
     """torchvision's network with drawn weights and batch statistics, and images."""
     generator = torch.manual_seed(0)
     model = getattr(torchvision.models, network)(num_classes=10)
@@ -220,7 +221,7 @@ def made(network: str, bits: int, options: Comparison) -> tuple[torch.nn.Module,
             torch.nn.init.uniform_(module.weight, 0.5, 1.0, generator=generator)
             torch.nn.init.normal_(module.bias, 0.0, 0.1, generator=generator)
     dtype = torch.float64 if bits == 64 else torch.float32
-    shape = (options.batch, 3, options.size, options.size)
+    shape = (batch, 3, size, size)
     x = torch.rand(shape, generator=generator)
     return model.eval().to(dtype), x.to(dtype)
 

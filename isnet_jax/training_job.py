@@ -33,7 +33,8 @@ class NetworkOptions:
       model: architecture of the networks.
       dtype: what the layers compute in; parameters, statistics of norms, logits and the heatmap
         loss stay in float32.
-      remat: compute each block's inner values again for the gradient: slower, less memory.
+      remat: keep the results of convolutions and products only and compute what is between them
+        again for the gradient: less memory, for DenseNet a third, at little time.
       isnet: the ISNet's objective. Multi-label data set the classification's task themselves.
       optimiser: how weights are updated.
       epochs: passes of the ISNet over the training images.

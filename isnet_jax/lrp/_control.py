@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -74,11 +75,18 @@ def reissue(
                 for body, own in zip(bodies, carriers, strict=True)
             ]
             return lax.switch(index, branches, operands)
-    return jax.checkpoint(
-        lambda inputs, own: evaluate(bodies[0], inputs, own, tap_carriers),
+    checkpoint = functools.partial(
+        jax.checkpoint,
         policy=operation.params["policy"],
         prevent_cse=operation.params["prevent_cse"],
-    )(list(inputs), dict(carriers[0]))
+    )
+
+    def body(inputs, own):
+        return evaluate(bodies[0], inputs, own, tap_carriers)
+
+    # JAX takes the forward pass out of a checkpoint that is differentiated. The inner one stays,
+    # for the gradient of the relevance.
+    return checkpoint(checkpoint(body))(list(inputs), dict(carriers[0]))
 
 
 def _branch(evaluate, body, carriers, tap_carriers):

@@ -69,9 +69,12 @@ class Dataflow:
         A scale is a square root of reductions that multiplies or divides what it was reduced
         from; a centre is a mean over the batch that is added to or taken from what it was
         reduced from. The centre of a layer norm is a linear map of the sample and stays one.
+        Values that `checkpoint_name` calls batch statistics are.
         """
         found: dict[Variable, str] = {}
         for operation in self.graph.operations:
+            if operation.params.get("name") == _facts.BATCH_STATISTICS:
+                found[operation.outputs[0]] = "batch"
             if operation.name not in ("rsqrt", "sqrt"):
                 continue
             reductions = self._reductions(operation.inputs)

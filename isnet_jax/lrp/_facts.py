@@ -64,6 +64,9 @@ SHAPING = frozenset({"reshape", "broadcast_in_dim", "squeeze", "expand_dims", "t
 # concatenated maps are concatenations.
 TRAVELLING = ELEMENTWISE | SHAPING | {"concatenate"}
 
+# What `checkpoint_name` calls statistics that are measured where the program does not show it.
+BATCH_STATISTICS = "batch_statistics"
+
 REDUCTIONS = frozenset({"reduce_sum", "psum", "psum_invariant", "pmean"})
 
 # Functions of jax.nn that are LRP operations as a whole: their plain VJP is right.

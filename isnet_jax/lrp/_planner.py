@@ -65,7 +65,9 @@ class _Planner:
         self.flow = Dataflow(graph, sources)
         self.live: set[Variable] = {v for v in variables(wanted) if self.flow.carries(v)}
         self.sites: dict[Variable, Site] = {}
-        self.result = Plan(graph, self.flow, self.sites, {}, {}, first_sources, set(), [])
+        self.result = Plan(
+            graph, self.flow, self.sites, {}, {}, first_sources, self.live, set(), []
+        )
 
     def plan(self) -> Plan:
         for operation in reversed(self.graph.operations):
@@ -205,7 +207,7 @@ class _Planner:
             return carrying
         sources = self.result.first_sources
         live = live_outputs(operation, self.live)
-        plans = []
+        plans, reached = [], set()
         for body, operands, depends in bodies_of(operation, self.flow, self.context.kept):
             carry = carry_inputs(operation)
             firsts = [
@@ -219,9 +221,11 @@ class _Planner:
                 for inner, outer in zip(body.inputs, operands, strict=True)
                 if not self.flow.carries(outer)
             }
-            plans.append(make_plan(body, depends, firsts, names, self.context, live))
+            plan = make_plan(body, depends, firsts, names, self.context, live)
+            plans.append(plan)
+            reached.update(o for o, v in zip(operands, body.inputs, strict=True) if v in plan.live)
         self.result.control[operation] = tuple(plans)
-        return carrying
+        return [variable for variable in carrying if variable in reached]
 
     # After the walk
 

@@ -50,6 +50,7 @@ class Plan:
       control: the bodies of each control-flow operation that relevance passes.
       activations: the root of every activation that relevance passes.
       first_sources: inputs that are the explained input up to scale, shift and rearrangement.
+      live: the values that relevance reaches.
       carrier_inputs: inputs at which relevance itself, not G, arrives.
       problems: what cannot be done, in words for the user.
     """
@@ -60,6 +61,7 @@ class Plan:
     control: dict[Operation, tuple[Plan, ...]]
     activations: dict[Variable, Variable]
     first_sources: set[Variable]
+    live: set[Variable]
     carrier_inputs: set[Variable]
     problems: list[str]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -71,20 +72,26 @@ class DenseBlock(nnx.Module):
     def __call__(self, x: Maps, last: BatchNorm) -> Features:
         """What `last`, the norm after the block, reads."""
         layers = [getattr(self, f"denselayer{number}") for number in range(1, self.depth + 1)]
-        if self.remat:
-            parts = (x,)
-            for layer in layers:
-                parts = (*parts, rematerialised(_read_parts, layer, parts))
-            return Features(jnp.concatenate(parts, -1), None)
         norms = [*(layer.norm1 for layer in layers), last]
         features = features_for(norms[0], x)
+        if self.remat:
+            parts = (features,)
+            for layer, norm in zip(layers, norms[1:], strict=True):
+                maps = rematerialised(_read_parts, layer, parts)
+                parts = (*parts, features_for(norm, maps))
+            return functools.reduce(Features.beside, parts)
         for layer, norm in zip(layers, norms[1:], strict=True):
             features = features.beside(features_for(norm, layer(features)))
         return features
 
 
-def _read_parts(layer: DenseLayer, parts: tuple[Array, ...]) -> Array:
-    return layer(Features(jnp.concatenate(parts, -1), None))
+def _read_parts(layer: DenseLayer, parts: tuple[Features, ...]) -> Array:
+    maps, moments = functools.reduce(Features.beside, parts)
+    if moments is not None:
+        # LRP, which recognises the statistics of a batch norm, does not look out of a checkpoint.
+        mean, variance = checkpoint_name((moments.mean, moments.variance), "batch_statistics")
+        moments = Moments(mean, variance, moments.size)
+    return layer(Features(maps, moments))
 
 
 class Transition(nnx.Module):
@@ -154,8 +161,8 @@ class DenseNet(Network):
 
     Args:
       transition_relu: the papers' networks have a ReLU more in each transition, torchvision's not.
-      remat: compute the inner values of each dense layer again for the gradient, concatenations
-        and statistics included: slower, memory grows with the depth and not its square.
+      remat: keep convolutions, new maps and their moments for the gradient and compute the rest,
+        concatenations too, again: memory grows with the depth and not its square.
       shared: options of every `Network`.
     """
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -63,12 +64,14 @@ class Identity(nnx.Module):
         return x
 
 
-class Moments(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Moments:
     """Mean and biased variance of each channel, and the number of values behind them."""
 
     mean: Float[Array, " channels"]
     variance: Float[Array, " channels"]
-    size: int
+    size: int = dataclasses.field(metadata={"static": True})
 
     def beside(self, other: Moments) -> Moments:
         """The moments of the concatenation of both maps' channels."""
@@ -105,7 +108,8 @@ class BatchNorm(nnx.Module):
         if self.use_running_average:
             mean, variance = self.mean[...], self.var[...]
         else:
-            mean, variance, size = self.measure(x) if moments is None else moments
+            moments = self.measure(x) if moments is None else moments
+            mean, variance, size = moments.mean, moments.variance, moments.size
             self._track(self.mean, mean)
             self._track(self.var, variance * (size / max(size - 1, 1)))
         factor = self.scale[...] * lax.rsqrt(variance + self.epsilon)

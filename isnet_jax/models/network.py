@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -109,14 +110,15 @@ class Network(nnx.Module):
 
 
 def rematerialised(call: Callable[..., Any], module: nnx.Module, *inputs: Any) -> Any:
-    """`call(module, *inputs)`, its inner values computed again for the gradient instead of kept.
+    """`call(module, *inputs)`; for the gradient, all but convolutions and products again.
 
     As `nnx.remat`, but a module that the call does not change is not written to: it may belong to
     an outer trace, as one that `lrp.vjp` explains does.
     """
     graph, parameters, rest = nnx.split(module, nnx.Param, ...)
 
-    @jax.checkpoint
+    # Products and convolutions are kept: they take the time, what is between them the memory.
+    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable)
     def run(parameters, rest, *inputs):
         copy = nnx.merge(graph, parameters, rest, copy=True)
         before = _values(copy)

@@ -7,9 +7,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
-# Convolutions leave YNNPACK for Eigen, which is faster on 3x3 shapes; reductions must stay.
 _CPU_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+    # Convolutions leave YNNPACK for Eigen, which is faster on 3x3 shapes; reductions must stay.
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
+    # Without its barriers what `remat` computes again is the same as what was computed before, and
+    # XLA keeps that.
+    "xla_disable_hlo_passes": "cse_barrier_expander",
 }
 
 

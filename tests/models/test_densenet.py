@@ -10,14 +10,26 @@ from flax import nnx
 from helpers import of_parameters
 
 from isnet_jax import ISNetConfig, isnet_loss, lrp
-from isnet_jax.models.densenet import DenseNet
+from isnet_jax.models import densenet
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def network(*, remat: bool) -> DenseNet:
-    """With remat every norm measures what it reads itself."""
-    model = DenseNet(3, depths=(3, 2), growth=4, stem=6, remat=remat, rngs=nnx.Rngs(0))
+@pytest.fixture(params=["shared", "remat"])
+def both(request, monkeypatch):
+    """Calls a function with the network whose norms measure for themselves, and with another."""
+
+    def run(f):
+        with monkeypatch.context() as alone:
+            alone.setattr(densenet, "features_for", lambda _, x: densenet.Features(x, None))
+            expected = f(network())
+        return f(network(remat=request.param == "remat")), expected
+
+    return run
+
+
+def network(*, remat: bool = False) -> densenet.DenseNet:
+    model = densenet.DenseNet(3, depths=(3, 2), growth=4, stem=6, remat=remat, rngs=nnx.Rngs(0))
     draw = np.random.default_rng(0)
     for _, variable in nnx.to_flat_state(nnx.state(model, nnx.BatchStat)):
         variable.set_value(jnp.asarray(draw.uniform(0.5, 1.5, variable.shape)))
@@ -34,42 +46,41 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_logits_and_running_statistics_are_those_of_norms_on_their_own(train):
-    found = []
-    for remat in (False, True):
-        model = network(remat=remat)
+def test_logits_and_running_statistics_are_those_of_norms_on_their_own(train, both):
+    def found(model):
         (model.train if train else model.eval)()
         graph, state = nnx.split(model)
 
         @jax.jit
-        def run(state, x, graph=graph):
+        def run(state, x):
             copy = nnx.merge(graph, state, copy=True)
             return copy(x), nnx.to_pure_dict(nnx.state(copy, nnx.BatchStat))
 
-        found.append(run(state, images()))
-    assert_same(*found)
+        return run(state, images())
+
+    assert_same(*both(found))
 
 
 @pytest.mark.parametrize("statistics", ["gradient", "constant"])
-def test_relevance_and_the_step_are_those_of_norms_on_their_own(statistics):
+def test_relevance_and_the_step_are_those_of_norms_on_their_own(statistics, both):
     config = ISNetConfig(batch_stats=statistics)
     batch = {
         "image": images(),
         "mask": jnp.zeros((3, 16, 16, 1)).at[:, 4:10, 4:10].set(1),
         "label": jnp.arange(3),
     }
-    found = []
-    for remat in (False, True):
-        model = network(remat=remat)
+
+    def found(model):
         model.train()
         loss, parameters = of_parameters(model, lambda model: isnet_loss(model, batch, config))
         (value, aux), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(parameters)
-        found.append((value, aux["heatmaps"], nnx.to_pure_dict(gradient)))
-    assert_same(*found)
+        return value, aux["heatmaps"], nnx.to_pure_dict(gradient)
+
+    assert_same(*both(found))
 
 
 def test_lrp_recognises_the_statistics_of_concatenated_maps():
-    model = network(remat=False)
+    model = network()
     model.train()
     graph, state = nnx.split(model)
     table = lrp.inspect(

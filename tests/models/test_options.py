@@ -5,14 +5,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
-from isnet_jax import UserError, lrp, models
+from isnet_jax import Classification, ISNetConfig, UserError, lrp, models
 from isnet_jax.models.densenet import DenseNet
 from isnet_jax.models.resnet import BasicBlock, ResNet
 from isnet_jax.models.vgg import VGG
 from isnet_jax.models.vit import VisionTransformer
+from isnet_jax.training import compile_step, init_state, make_step, objective
 
 TINY = {
     "resnet": lambda **o: ResNet(3, block=BasicBlock, blocks=(1, 1, 1, 1), **o),
@@ -80,6 +82,26 @@ def test_remat_computes_the_same():
         found.append(loss(state))
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "share"), [(Classification(), 0.8), (ISNetConfig(variant="selective"), 0.55)]
+)
+def test_remat_takes_less_memory_in_the_compiled_step(config, share):
+    bytes_taken = {}
+    for remat in (False, True):
+        model = DenseNet(3, depths=(8, 8), growth=16, stem=16, remat=remat, rngs=nnx.Rngs(0))
+        optimiser = optax.sgd(0.1)
+        step = compile_step(make_step(model, objective(config), optimiser))
+        state = init_state(model, optimiser, jax.random.key(0))
+        batch = {
+            "image": jnp.zeros((4, 64, 64, 3)),
+            "mask": jnp.ones((4, 64, 64, 1)),
+            "label": jnp.arange(4) % 3,
+        }
+        compiled = step.lower(state, batch).compile()
+        bytes_taken[remat] = compiled.memory_analysis().temp_size_in_bytes
+    assert bytes_taken[True] < share * bytes_taken[False], bytes_taken
 
 
 def test_dropout_acts_before_the_head_in_train_mode_only():
