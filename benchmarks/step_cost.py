@@ -24,6 +24,7 @@ from flax import nnx
 
 from isnet_jax import ISNetConfig, models
 from isnet_jax.job import machine
+from isnet_jax.memory import keep_freed_memory
 from isnet_jax.training import compile_step, init_state, make_step, objective
 
 
@@ -34,6 +35,7 @@ class Benchmark:
     Attributes:
       network: one of models.list().
       plain: without LRP; otherwise the Selective variant.
+      remat: keep convolutions and products for the gradient and compute the rest again.
       batch: images a step.
       size: side of the images in pixels.
       classes: number of classes.
@@ -44,6 +46,7 @@ class Benchmark:
 
     network: str = "densenet121"
     plain: bool = False
+    remat: bool = False
     batch: int = 4
     size: int = 128
     classes: int = 3
@@ -53,10 +56,12 @@ class Benchmark:
 
 
 def main(options: Benchmark) -> None:
+    keep_freed_memory()
     if options.cache:
         jax.config.update("jax_compilation_cache_dir", options.cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    model = models.create(options.network, num_classes=options.classes, rngs=nnx.Rngs(0))
+    network = {"remat": True} if options.remat else {}
+    model = models.create(options.network, num_classes=options.classes, rngs=nnx.Rngs(0), **network)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1e-3, momentum=0.9))
     config = None if options.plain else ISNetConfig(variant="selective")
     step = compile_step(make_step(model, objective(config), optimiser))
@@ -99,8 +104,9 @@ def main(options: Benchmark) -> None:
     with options.out.open("a") as file:
         file.write(json.dumps(result) + "\n")
     print(
-        f"{options.network}, batch {options.batch}, {options.size}x{options.size}: trace "
-        "{:.1f} s ({:.1f} of the processor), ".format(*result["trace_and_lower"])
+        f"{options.network}, batch {options.batch}, {options.size}x{options.size}"
+        + (", remat: trace " if options.remat else ": trace ")
+        + "{:.1f} s ({:.1f} of the processor), ".format(*result["trace_and_lower"])
         + "compile {:.1f} s ({:.1f}), ".format(*result["compile"])
         + f"{result['temporary_bytes'] / 2**20:.0f} MiB temporary, {result['flops'] / 1e9:.1f} "
         f"GFLOP, {result['bytes_accessed'] / 1e9:.2f} GB accessed, step "
