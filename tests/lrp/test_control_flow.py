@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from isnet_jax import lrp
 from isnet_jax.errors import UserError
@@ -339,3 +340,38 @@ def test_a_layer_with_its_own_derivative_is_that_layer():
     ):
         np.testing.assert_allclose(ours, plain, rtol=1e-10)
     assert "custom_vjp" not in str(lrp.inspect(network(lowered), x, rules=rules))
+
+
+@pytest.mark.parametrize("treatment", ["constant", "gradient"])
+def test_statistics_measured_outside_of_a_checkpoint_are_told_by_their_name(treatment, problem):
+    x, w, head = problem
+
+    def normalised(x, mean, variance, w):
+        return jax.nn.relu((x - mean) * lax.rsqrt(variance + 1e-3) @ w)
+
+    def within(x, w, head):
+        for matrix in w:
+            x = normalised(x, x.mean(0), x.var(0), matrix)
+        return x @ head
+
+    @jax.checkpoint
+    def named(x, mean, variance, w):
+        mean, variance = checkpoint_name((mean, variance), "batch_statistics")
+        return normalised(x, mean, variance, w)
+
+    def outside(x, w, head):
+        for matrix in w:
+            x = named(x, x.mean(0), x.var(0), matrix)
+        return x @ head
+
+    rules = lrp.Composite(layer=lrp.Epsilon(1e-2), sum=lrp.Norm(), batch_statistics=treatment)
+    found, expected = (
+        relevance_and_gradient(f, x, w, head, rules) for f in (outside, within)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-9, 1e-12), found, expected)
+    kinds = [
+        [row.name for row in lrp.inspect(lambda x, f=f: f(x, w, head), x, rules=rules)
+         if row.kind == "statistics"]
+        for f in (outside, within)
+    ]  # fmt: skip
+    assert len(kinds[0]) == len(kinds[1]) == 2 * len(w)
