@@ -14,6 +14,7 @@ is in the rows of VGG16. Writes benchmarks/results/heatmap_throughput.json and .
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -58,20 +59,21 @@ class Benchmark:
 
 
 def measure(network: str, composite: str, options: Benchmark) -> dict[str, Any]:
-    def start(library: str, batch: int, bits: int) -> tuple[Worker, np.ndarray]:
-        file = Path(folder) / "heatmaps.npy"
-        row = (library, network, composite)
-        worker = Worker(WORKER, *row, batch, options.size, bits, file)
-        return worker, np.load(file)
+    with contextlib.ExitStack() as stack:
+        file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "heatmaps.npy"
 
-    with tempfile.TemporaryDirectory() as folder:
+        def start(library: str, batch: int, bits: int) -> Worker:
+            arguments = (library, network, composite, batch, options.size, bits, file)
+            return Worker(WORKER, *arguments)
+
         exact = {}
         for name in ("isnet_jax", "zennit"):
-            worker, exact[name] = start(name, batch=1, bits=64)
-            worker.close()
+            with start(name, batch=1, bits=64):
+                exact[name] = np.load(file)
         workers, heatmaps = {}, {}
         for name in libraries(network, composite):
-            workers[name], heatmaps[name] = start(name, options.batch, bits=32)
+            workers[name] = stack.enter_context(start(name, options.batch, bits=32))
+            heatmaps[name] = np.load(file)
         answers = timed(workers, seconds=options.seconds, repeats=options.repeats)
     return {
         "network": network,

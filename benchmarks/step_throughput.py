@@ -12,6 +12,7 @@ benchmarks/results/step_throughput.json and .md after every row.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import itertools
@@ -51,9 +52,12 @@ class Benchmark:
 
 
 def measure(row: str, mode: str, options: Benchmark) -> dict[str, Any]:
-    sides = {name: Worker(WORKER, name, row, mode) for name in ("jax", "torch")}
+    with contextlib.ExitStack() as stack:
+        sides = {
+            name: stack.enter_context(Worker(WORKER, name, row, mode)) for name in ("jax", "torch")
+        }
+        answers = timed(sides, seconds=options.seconds, repeats=options.repeats)
     ready = {name: side.ready for name, side in sides.items()}
-    answers = timed(sides, seconds=options.seconds, repeats=options.repeats)
     seconds = {name: [a["seconds"] for a in found] for name, found in answers.items()}
     median = medians(answers)
     return {

@@ -1,11 +1,12 @@
 """Sides of a benchmark in processes of their own, timed in turns.
 
-A worker script calls `serve`; the script that compares starts one `Worker` a side and `timed` asks
-them in turns. Neither side's threads, heap or compiler is then in the other's way.
+A worker script calls `serve`; the script that compares enters one `Worker` a side and `timed` asks
+them in turns. Each side has threads, a heap and a compiler of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import statistics
@@ -35,11 +36,16 @@ def serve(call: Callable[[], float], ready: Mapping[str, float]) -> None:
 
 
 class Worker:
-    """A process that serves; `ready` is what it printed first."""
+    """A process that serves, ended with the context; `ready` is what it printed first.
+
+    Args:
+      script: the worker's.
+      arguments: for its command line.
+    """
 
     def __init__(self, script: Path, *arguments: object):
         self._command = [sys.executable, str(script), *map(str, arguments)]
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the worker)
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by __exit__)
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
@@ -49,21 +55,27 @@ class Worker:
         )
         self.ready = self._answer()
 
-    def time(self, calls: int) -> dict[str, float]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{calls}\n")
-        self._process.stdin.flush()
-        return self._answer()
+    def __enter__(self) -> Worker:
+        return self
 
-    def close(self) -> None:
-        self._process.communicate()
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
         self._errors.close()
+
+    def time(self, calls: int) -> dict[str, float]:
+        """The answer to so many calls."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # Then there is no answer either.
+            self._process.stdin.write(f"{calls}\n")
+            self._process.stdin.flush()
+        return self._answer()
 
     def _answer(self) -> dict[str, float]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            self._process.communicate()
+            self._process.wait()
             self._errors.seek(0)
             raise SystemExit(
                 f"a worker ended early: {' '.join(self._command)}\n{self._errors.read()}"
@@ -74,10 +86,7 @@ class Worker:
 def timed(
     workers: Mapping[str, Worker], *, seconds: float, repeats: int
 ) -> dict[str, list[dict[str, float]]]:
-    """The answers of each worker: `repeats` in turns, each of about `seconds`, one call at least.
-
-    Closes the workers.
-    """
+    """Each worker's answers: `repeats` in turns, each of about `seconds`, one call at least."""
     calls = {
         name: max(1, round(seconds / worker.time(2)["seconds"])) for name, worker in workers.items()
     }
@@ -85,8 +94,6 @@ def timed(
     for _ in range(repeats):
         for name, worker in workers.items():
             answers[name].append(worker.time(calls[name]))
-    for worker in workers.values():
-        worker.close()
     return answers
 
 

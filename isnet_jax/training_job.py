@@ -33,8 +33,8 @@ class NetworkOptions:
       model: architecture of the networks.
       dtype: what the layers compute in; parameters, statistics of norms, logits and the heatmap
         loss stay in float32.
-      remat: keep the results of convolutions and products only and compute what is between them
-        again for the gradient: less memory, for DenseNet a third, at little time.
+      remat: keep only what convolutions and dense layers return and compute the rest again for the
+        gradient: less memory, a third for DenseNet121, 5 to 20 % more time, longer compilation.
       isnet: the ISNet's objective. Multi-label data set the classification's task themselves.
       optimiser: how weights are updated.
       epochs: passes of the ISNet over the training images.

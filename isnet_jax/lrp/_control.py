@@ -21,8 +21,9 @@ Evaluate = Callable[[Plan, Sequence[Any], Mapping[Variable, Any], Mapping[str, A
 
 def bodies_of(
     operation: Operation, flow: Dataflow, kept: Callable[[str], bool]
-) -> Iterator[tuple[Graph, tuple[Operand, ...], list[bool]]]:
-    """Each body, the operands of its inputs, and which of them depend on the explained input."""
+) -> Iterator[tuple[Graph, tuple[Operand, ...], list[bool], list[bool]]]:
+    """Each body, the operands of its inputs, which of them depend on the explained input, and
+    which of these carry no relevance."""
     operands = operation.inputs[1:] if operation.name == "cond" else operation.inputs
     for body in subgraphs(operation, kept):
         depends = [operand in flow.depending for operand in operands]
@@ -35,7 +36,11 @@ def bodies_of(
                 break
             for i, value in zip(carry, reached, strict=True):
                 depends[i] = value
-        yield body, operands, depends
+        still = [
+            depending and i not in carry and not flow.carries(operand)
+            for i, (operand, depending) in enumerate(zip(operands, depends, strict=True))
+        ]
+        yield body, operands, depends, still
 
 
 def carry_inputs(operation: Operation) -> list[int]:
@@ -75,18 +80,28 @@ def reissue(
                 for body, own in zip(bodies, carriers, strict=True)
             ]
             return lax.switch(index, branches, operands)
+        case _:
+            return _checkpoint(operation, bodies[0], inputs, carriers[0], tap_carriers, evaluate)
+
+
+def _checkpoint(
+    operation: Operation,
+    body: Plan,
+    inputs: Sequence[Any],
+    carriers: Mapping[Variable, Any],
+    tap_carriers: Mapping[str, Any],
+    evaluate: Evaluate,
+) -> Sequence[Any]:
+    """Two, one inside the other: JAX takes the forward pass out of the one that is differentiated
+    first, for relevance, and the gradient of the relevance finds the other."""
+    flags = operation.params["prevent_cse"]
     checkpoint = functools.partial(
         jax.checkpoint,
         policy=operation.params["policy"],
-        prevent_cse=operation.params["prevent_cse"],
+        prevent_cse=flags if isinstance(flags, bool) else (list(flags), True),
     )
-
-    def body(inputs, own):
-        return evaluate(bodies[0], inputs, own, tap_carriers)
-
-    # JAX takes the forward pass out of a checkpoint that is differentiated. The inner one stays,
-    # for the gradient of the relevance.
-    return checkpoint(checkpoint(body))(list(inputs), dict(carriers[0]))
+    run = checkpoint(checkpoint(lambda inputs, own: evaluate(body, inputs, own, tap_carriers)))
+    return run(list(inputs), dict(carriers))
 
 
 def _branch(evaluate, body, carriers, tap_carriers):

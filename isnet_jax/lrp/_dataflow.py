@@ -20,8 +20,10 @@ class Dataflow:
     have a cotangent at all.
     """
 
-    def __init__(self, graph: Graph, depends: Iterable[Variable]):
+    def __init__(self, graph: Graph, depends: Iterable[Variable], still: Iterable[Variable] = ()):
+        """`still`: inputs that depend on the explained input but carry nothing."""
         self.graph = graph
+        self.still = frozenset(still)
         self.producer: dict[Variable, Operation] = {}
         self.consumers: dict[Variable, list[Operation]] = defaultdict(list)
         for operation in graph.operations:
@@ -45,7 +47,7 @@ class Dataflow:
             variable
             for variable in self.graph.types
             if variable in self.statistics or not self.graph.inexact(variable)
-        }
+        } | self.still
         for operation in self.graph.operations:
             if operation.name == "stop_gradient":
                 blocked.update(operation.outputs)
@@ -73,7 +75,8 @@ class Dataflow:
         """
         found: dict[Variable, str] = {}
         for operation in self.graph.operations:
-            if operation.params.get("name") == _facts.BATCH_STATISTICS:
+            named = operation.name == "name" and operation.outputs[0] in self.depending
+            if named and operation.params["name"] == _facts.BATCH_STATISTICS:
                 found[operation.outputs[0]] = "batch"
             if operation.name not in ("rsqrt", "sqrt"):
                 continue

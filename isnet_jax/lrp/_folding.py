@@ -154,7 +154,9 @@ class Folding:
             return self.read(operand)
         if operand in self.flow.statistics:
             return lax.stop_gradient(self.values[operand])
-        producer = self.flow.producer[operand]
+        producer = self.flow.producer.get(operand)
+        if producer is None:
+            return self.read(operand)
         values = [self._frozen(o) for o in producer.inputs]
         return producer.bind(*values)[producer.outputs.index(operand)]
 

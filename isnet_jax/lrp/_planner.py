@@ -36,6 +36,7 @@ def make_plan(
     names: Mapping[Variable, str],
     context: Context,
     live: Sequence[bool] | None = None,
+    still: Sequence[bool] | None = None,
 ) -> Plan:
     """Place the sites of `graph`.
 
@@ -44,6 +45,7 @@ def make_plan(
       firsts: which of them are the explained input up to scale, shift and rearrangement.
       names: parameter names by variable.
       live: which of the graph's outputs relevance comes from; None: all.
+      still: which of the inputs depend on it but carry no relevance; None: none.
     """
     sources = {v for v, d in zip(graph.inputs, depends, strict=True) if d}
     first_sources = {v for v, f in zip(graph.inputs, firsts, strict=True) if f}
@@ -53,16 +55,18 @@ def make_plan(
     wanted = graph.outputs
     if live is not None:
         wanted = [o for o, alive in zip(graph.outputs, live, strict=True) if alive]
-    return _Planner(graph, sources, first_sources, names, context, wanted).plan()
+    silent = [v for v, s in zip(graph.inputs, still or (), strict=False) if s]
+    flow = Dataflow(graph, sources, silent)
+    return _Planner(graph, flow, first_sources, names, context, wanted).plan()
 
 
 class _Planner:
-    def __init__(self, graph, sources, first_sources, names, context, wanted):
+    def __init__(self, graph, flow, first_sources, names, context, wanted):
         self.graph = graph
         self.names = names
         self.context = context
         self.composite: Composite = context.composite
-        self.flow = Dataflow(graph, sources)
+        self.flow = flow
         self.live: set[Variable] = {v for v in variables(wanted) if self.flow.carries(v)}
         self.sites: dict[Variable, Site] = {}
         self.result = Plan(
@@ -208,7 +212,7 @@ class _Planner:
         sources = self.result.first_sources
         live = live_outputs(operation, self.live)
         plans, reached = [], set()
-        for body, operands, depends in bodies_of(operation, self.flow, self.context.kept):
+        for body, operands, depends, still in bodies_of(operation, self.flow, self.context.kept):
             carry = carry_inputs(operation)
             firsts = [
                 position not in carry
@@ -221,7 +225,7 @@ class _Planner:
                 for inner, outer in zip(body.inputs, operands, strict=True)
                 if not self.flow.carries(outer)
             }
-            plan = make_plan(body, depends, firsts, names, self.context, live)
+            plan = make_plan(body, depends, firsts, names, self.context, live, still)
             plans.append(plan)
             reached.update(o for o, v in zip(operands, body.inputs, strict=True) if v in plan.live)
         self.result.control[operation] = tuple(plans)

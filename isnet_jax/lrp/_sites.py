@@ -50,7 +50,7 @@ class Plan:
       control: the bodies of each control-flow operation that relevance passes.
       activations: the root of every activation that relevance passes.
       first_sources: inputs that are the explained input up to scale, shift and rearrangement.
-      live: the values that relevance reaches.
+      live: the graph's values that relevance reaches, inputs included.
       carrier_inputs: inputs at which relevance itself, not G, arrives.
       problems: what cannot be done, in words for the user.
     """

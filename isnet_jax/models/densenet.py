@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,11 +33,12 @@ class Features(NamedTuple):
     maps: Maps
     moments: Moments | None
 
-    def beside(self, other: Features) -> Features:
-        moments = None
-        if self.moments is not None and other.moments is not None:
-            moments = self.moments.beside(other.moments)
-        return Features(jnp.concatenate([self.maps, other.maps], -1), moments)
+    @classmethod
+    def joined(cls, parts: Sequence[Features]) -> Features:
+        """The concatenation of the channels."""
+        moments = [part.moments for part in parts if part.moments is not None]
+        together = Moments.of_joined(moments) if len(moments) == len(parts) else None
+        return cls(jnp.concatenate([part.maps for part in parts], -1), together)
 
 
 def features_for(norm: BatchNorm, maps: Maps) -> Features:
@@ -79,16 +79,16 @@ class DenseBlock(nnx.Module):
             for layer, norm in zip(layers, norms[1:], strict=True):
                 maps = rematerialised(_read_parts, layer, parts)
                 parts = (*parts, features_for(norm, maps))
-            return functools.reduce(Features.beside, parts)
+            return Features.joined(parts)
         for layer, norm in zip(layers, norms[1:], strict=True):
-            features = features.beside(features_for(norm, layer(features)))
+            features = Features.joined((features, features_for(norm, layer(features))))
         return features
 
 
 def _read_parts(layer: DenseLayer, parts: tuple[Features, ...]) -> Array:
-    maps, moments = functools.reduce(Features.beside, parts)
+    maps, moments = Features.joined(parts)
     if moments is not None:
-        # LRP, which recognises the statistics of a batch norm, does not look out of a checkpoint.
+        # LRP recognises a batch norm's statistics, but of a checkpoint it sees the body alone.
         mean, variance = checkpoint_name((moments.mean, moments.variance), "batch_statistics")
         moments = Moments(mean, variance, moments.size)
     return layer(Features(maps, moments))

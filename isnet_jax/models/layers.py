@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -73,10 +74,12 @@ class Moments:
     variance: Float[Array, " channels"]
     size: int = dataclasses.field(metadata={"static": True})
 
-    def beside(self, other: Moments) -> Moments:
-        """The moments of the concatenation of both maps' channels."""
-        mean = jnp.concatenate([self.mean, other.mean])
-        return Moments(mean, jnp.concatenate([self.variance, other.variance]), self.size)
+    @classmethod
+    def of_joined(cls, parts: Sequence[Moments]) -> Moments:
+        """The moments of the concatenation of the maps' channels."""
+        mean = jnp.concatenate([part.mean for part in parts])
+        variance = jnp.concatenate([part.variance for part in parts])
+        return cls(mean, variance, parts[0].size)
 
 
 class BatchNorm(nnx.Module):

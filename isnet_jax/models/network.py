@@ -110,15 +110,15 @@ class Network(nnx.Module):
 
 
 def rematerialised(call: Callable[..., Any], module: nnx.Module, *inputs: Any) -> Any:
-    """`call(module, *inputs)`; for the gradient, all but convolutions and products again.
+    """`call(module, *inputs)`, of which the gradient keeps only convolutions and dense layers.
 
     As `nnx.remat`, but a module that the call does not change is not written to: it may belong to
     an outer trace, as one that `lrp.vjp` explains does.
     """
     graph, parameters, rest = nnx.split(module, nnx.Param, ...)
 
-    # Products and convolutions are kept: they take the time, what is between them the memory.
-    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable)
+    # Layers take the time, what is between them, attention's scores included, the memory.
+    @functools.partial(jax.checkpoint, policy=_is_layer)
     def run(parameters, rest, *inputs):
         copy = nnx.merge(graph, parameters, rest, copy=True)
         before = _values(copy)
@@ -131,6 +131,13 @@ def rematerialised(call: Callable[..., Any], module: nnx.Module, *inputs: Any) -
     for path, value in changed.items():
         variables[path].set_value(value)
     return result
+
+
+def _is_layer(primitive: Any, *_: Any, **parameters: Any) -> bool:
+    if primitive.name == "dot_general":
+        (_, batched) = parameters["dimension_numbers"]
+        return not any(batched)
+    return primitive.name == "conv_general_dilated"
 
 
 def _values(module: nnx.Module) -> dict[tuple[Any, ...], Any]:

@@ -83,7 +83,7 @@ class ResNet(Network):
     The stages' outputs are named "stage1" to "stage4" for `lrp.vjp(..., taps=...)`.
 
     Args:
-      remat: compute the inner values of each block again for the gradient: slower, less memory.
+      remat: keep only convolutions and dense layers of each block for the gradient: less memory.
       shared: options of every `Network`.
     """
 

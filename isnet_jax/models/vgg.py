@@ -52,7 +52,7 @@ class VGG(Network):
     Args:
       hidden: width of the first two dense layers.
       dropout: before each of the last two dense layers.
-      remat: compute the inner values of each stage again for the gradient: slower, less memory.
+      remat: keep only convolutions and dense layers of each stage for the gradient: less memory.
       shared: other options of every `Network`.
     """
 

@@ -118,7 +118,7 @@ class VisionTransformer(Network):
     Args:
       image_size: side of the images in pixels, a multiple of the patch; the position embedding
         fits no other size.
-      remat: compute the inner values of each layer again for the gradient: slower, less memory.
+      remat: keep only each layer's products with weights for the gradient: less memory.
       shared: options of every `Network`.
     """
 

@@ -346,12 +346,15 @@ def test_a_layer_with_its_own_derivative_is_that_layer():
 def test_statistics_measured_outside_of_a_checkpoint_are_told_by_their_name(treatment, problem):
     x, w, head = problem
 
+    def moments(x):
+        return x.mean(0), (x * x).mean(0) - x.mean(0) ** 2
+
     def normalised(x, mean, variance, w):
         return jax.nn.relu((x - mean) * lax.rsqrt(variance + 1e-3) @ w)
 
     def within(x, w, head):
         for matrix in w:
-            x = normalised(x, x.mean(0), x.var(0), matrix)
+            x = normalised(x, *moments(x), matrix)
         return x @ head
 
     @jax.checkpoint
@@ -361,17 +364,35 @@ def test_statistics_measured_outside_of_a_checkpoint_are_told_by_their_name(trea
 
     def outside(x, w, head):
         for matrix in w:
-            x = named(x, x.mean(0), x.var(0), matrix)
+            x = named(x, *moments(x), matrix)
         return x @ head
 
     rules = lrp.Composite(layer=lrp.Epsilon(1e-2), sum=lrp.Norm(), batch_statistics=treatment)
-    found, expected = (
-        relevance_and_gradient(f, x, w, head, rules) for f in (outside, within)
-    )
+    found, expected = (relevance_and_gradient(f, x, w, head, rules) for f in (outside, within))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-9, 1e-12), found, expected)
-    kinds = [
-        [row.name for row in lrp.inspect(lambda x, f=f: f(x, w, head), x, rules=rules)
-         if row.kind == "statistics"]
-        for f in (outside, within)
-    ]  # fmt: skip
-    assert len(kinds[0]) == len(kinds[1]) == 2 * len(w)
+
+    def statistics(f):
+        rows = lrp.inspect(lambda x: f(x, w, head), x, rules=rules)
+        return [row.name for row in rows if row.kind == "statistics"]
+
+    assert statistics(outside) == statistics(within) == ["batch"] * 2 * len(w)
+
+
+@pytest.mark.parametrize("wrap", [jax.checkpoint, lambda f: f], ids=["nested", "alone"])
+def test_what_carries_no_relevance_outside_carries_none_inside(wrap, problem):
+    x, w, head = problem
+
+    def gated(x, gate):
+        return jax.nn.relu(x @ w[0]) * gate
+
+    def outside(x):
+        gate = lax.stop_gradient(jnp.tanh(x @ w[1]))
+        return wrap(jax.checkpoint(gated))(x, gate) @ head
+
+    def within(x):
+        return gated(x, lax.stop_gradient(jnp.tanh(x @ w[1]))) @ head
+
+    heatmaps = [
+        lrp.vjp(f, x, rules=lrp.Epsilon(0.1))[1](jnp.ones((2, 3))) for f in (outside, within)
+    ]
+    np.testing.assert_allclose(*heatmaps, rtol=1e-12)
