@@ -34,7 +34,7 @@ class NetworkOptions:
       dtype: what the layers compute in; parameters, statistics of norms, logits and the heatmap
         loss stay in float32.
       remat: keep only what convolutions and dense layers return and compute the rest again for the
-        gradient: less memory, a third for DenseNet121, 5 to 20 % more time, longer compilation.
+        gradient: less memory, a third for DenseNet121, up to 20 % more time, longer compilation.
       isnet: the ISNet's objective. Multi-label data set the classification's task themselves.
       optimiser: how weights are updated.
       epochs: passes of the ISNet over the training images.

@@ -98,7 +98,7 @@ def _checkpoint(
     checkpoint = functools.partial(
         jax.checkpoint,
         policy=operation.params["policy"],
-        prevent_cse=flags if isinstance(flags, bool) else (list(flags), True),
+        prevent_cse=flags if isinstance(flags, bool) else any(flags),
     )
     run = checkpoint(checkpoint(lambda inputs, own: evaluate(body, inputs, own, tap_carriers)))
     return run(list(inputs), dict(carriers))
