@@ -56,6 +56,9 @@ COMPOSITES: dict[str, tuple[Callable[..., Any], lrp.Composite]] = {
 NETWORKS = {"vgg16": VGGCanonizer, "resnet50": ResNetCanonizer}
 
 
+# Each library's call that explains `x` (B, 3, H, W) and returns heatmaps (B, H, W, 3).
+
+
 def ours(model: torch.nn.Module, network: str, x: torch.Tensor, composite: str):
     rules = COMPOSITES[composite][1]
     copy = models.create(network, num_classes=10, rngs=nnx.Rngs(0))

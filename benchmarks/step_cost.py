@@ -35,7 +35,7 @@ class Benchmark:
     Attributes:
       network: one of models.list().
       plain: without LRP; otherwise the Selective variant.
-      remat: keep convolutions and products for the gradient and compute the rest again.
+      remat: keep only convolutions and dense layers for the gradient.
       batch: images a step.
       size: side of the images in pixels.
       classes: number of classes.
