@@ -22,8 +22,7 @@ import zennit.composites
 import zennit.rules
 import zennit.types
 from flax import nnx
-from step_workers import one_heap_that_is_kept
-from workers import serve
+from workers import one_heap_that_is_kept, serve
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 from zennit_agreement import made, top_class
 

@@ -6,7 +6,6 @@ there.
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import os
 import sys
@@ -15,7 +14,7 @@ import zlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from workers import serve
+from workers import one_heap_that_is_kept, serve
 
 CLIP, LEARNING_RATE, MOMENTUM = 1.0, 1e-2, 0.9
 
@@ -121,12 +120,6 @@ def torch_side(row: Row, mode: str) -> Callable[[], float]:
         return loss.item()
 
     return step
-
-
-def one_heap_that_is_kept() -> None:
-    """No mmap, no trimming, one heap for all threads: what serves PyTorch best (mallopt(3))."""
-    for option, value in ((-4, 0), (-1, -1), (-8, 1)):
-        ctypes.CDLL(None).mallopt(option, value)
 
 
 SIDES = {"jax": jax_side, "torch": torch_side}
