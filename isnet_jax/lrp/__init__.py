@@ -1,9 +1,8 @@
 """Layer-wise relevance propagation as a JAX transformation."""
 
-from isnet_jax.lrp._api import relevance, tap, vjp
-from isnet_jax.lrp._inspect import Table, inspect
-from isnet_jax.lrp._registry import register_rule
+from isnet_jax.lrp.api import relevance, tap, vjp
 from isnet_jax.lrp.composites import (
+    CPLRP,
     AttnLRP,
     Composite,
     Deconvnet,
@@ -13,31 +12,42 @@ from isnet_jax.lrp.composites import (
     EpsilonPlus,
     EpsilonPlusFlat,
     ExcitationBackprop,
+    GatedLRP,
     GuidedBackprop,
     ISNetBlock,
     ISNetFlex,
+    MambaLRP,
 )
-from isnet_jax.lrp.relevance_rules import Flat, RelevanceRule, WSquare, ZBox
+from isnet_jax.lrp.inspection import Table, inspect
 from isnet_jax.lrp.rules import (
     AlphaBeta,
     BackwardRule,
     Deconvolution,
     Epsilon,
+    Flat,
     Gamma,
     Gradient,
     Guided,
     Layer,
+    LayerEpsilon,
     LayerRule,
     Norm,
     Pass,
+    RelevanceRule,
     Rule,
+    SignalTakesAll,
+    WSquare,
+    ZBox,
     Zero,
     ZPlus,
     stabilise,
     transpose,
 )
+from isnet_jax.lrp.trace.marks import as_activation, as_linear, mark
+from isnet_jax.lrp.trace.registry import register_rule
 
 __all__ = [
+    "CPLRP",
     "AlphaBeta",
     "AttnLRP",
     "BackwardRule",
@@ -53,23 +63,30 @@ __all__ = [
     "ExcitationBackprop",
     "Flat",
     "Gamma",
+    "GatedLRP",
     "Gradient",
     "Guided",
     "GuidedBackprop",
     "ISNetBlock",
     "ISNetFlex",
     "Layer",
+    "LayerEpsilon",
     "LayerRule",
+    "MambaLRP",
     "Norm",
     "Pass",
     "RelevanceRule",
     "Rule",
+    "SignalTakesAll",
     "Table",
     "WSquare",
     "ZBox",
     "ZPlus",
     "Zero",
+    "as_activation",
+    "as_linear",
     "inspect",
+    "mark",
     "register_rule",
     "relevance",
     "stabilise",

@@ -6,19 +6,24 @@ import dataclasses
 from typing import Literal
 
 from isnet_jax.errors import UserError
-from isnet_jax.lrp.relevance_rules import Flat, Level, RelevanceRule, ZBox
 from isnet_jax.lrp.rules import (
     AlphaBeta,
     Deconvolution,
     Epsilon,
+    Flat,
     Gamma,
     Gradient,
     Guided,
+    LayerEpsilon,
     LayerRule,
+    Level,
     Norm,
     Pass,
+    RelevanceRule,
     Rule,
+    SignalTakesAll,
     Stabiliser,
+    ZBox,
     Zero,
     ZPlus,
 )
@@ -40,10 +45,13 @@ class Composite:
         those of `fnmatch` on the names that `inspect` shows. A pattern that matches nothing is an
         error.
       product: at products of two relevant values: `Zero()` gives half of the relevance to each,
-        `Gradient()` is the plain VJP (twice the relevance leaves the product).
+        `SignalTakesAll()` all to what a gate multiplies, `Gradient()` is the plain VJP (twice the
+        relevance leaves the product).
       batch_statistics: mean and variance of batch norm in train mode: "constant", LRP as the
         theory has it, or "gradient", the plain VJP through them (samples are coupled).
       norm_statistics: the scale of layer, group and RMS norms, likewise.
+      softmax: attention weights where they multiply values: "gradient", a product like any other,
+        or "constant", all of the relevance goes to the values.
       convolution: at convolutions; None: like any layer. A product with a kernel that was stored
         with four or more axes counts as one.
       dense: at dense layers; None: like any layer.
@@ -59,6 +67,7 @@ class Composite:
     product: Rule = _ZERO
     batch_statistics: Treatment = "constant"
     norm_statistics: Treatment = "constant"
+    softmax: Treatment = "gradient"
     convolution: Rule | None = None
     dense: Rule | None = None
     sum: Rule = _ZERO
@@ -66,15 +75,22 @@ class Composite:
     times_input: bool = True
 
     def __post_init__(self):
-        for field in ("batch_statistics", "norm_statistics"):
+        for field in ("batch_statistics", "norm_statistics", "softmax"):
             value = getattr(self, field)
             if value not in ("constant", "gradient"):
                 raise UserError(
                     f'Composite: {field} is {value!r}; expected "constant" or "gradient".'
                 )
+        if not isinstance(self.product, Zero | Gradient | SignalTakesAll):
+            raise UserError(
+                f"Composite: product is {self.product}; expected Zero(), Gradient() or "
+                "SignalTakesAll()."
+            )
         for field in ("sum", "average", "activation"):
             rule = getattr(self, field)
             folded = isinstance(rule, LayerRule) and rule.folds
+            if field == "activation" and type(rule) is Epsilon:
+                folded = False  # its options concern the layer before the activation
             if folded or isinstance(rule, RelevanceRule):
                 raise UserError(
                     f"Composite: {rule} is a rule for layers, not for {field}; use Norm() or "
@@ -94,15 +110,16 @@ GRADIENT_INPUT = Composite(
 def as_composite(rules: Rule | Composite) -> Composite:
     """A single rule as a composite.
 
-    `Epsilon(e)` is LRP-Flex (the stabiliser at the activations), `Epsilon(0.0)` and `Gradient()`
-    are Gradient*Input, any other rule goes to every layer.
+    `Epsilon(e)` is LRP-Flex (the stabiliser at the activations, products by their plain VJP),
+    whatever its options; `Epsilon(0.0)` and `Gradient()` are Gradient*Input; any other rule, such
+    as `LayerEpsilon(e)`, goes to every layer.
     """
     if isinstance(rules, Composite):
         return rules
     if rules == Epsilon(0.0) or isinstance(rules, Gradient):
         return GRADIENT_INPUT
-    if type(rules) is Epsilon and not rules.folds:
-        return Composite(activation=rules)
+    if type(rules) is Epsilon:
+        return Composite(activation=rules, product=Gradient())
     if isinstance(rules, Guided | Deconvolution):
         return dataclasses.replace(GRADIENT_INPUT, activation=rules, times_input=False)
     if isinstance(rules, Rule):
@@ -121,7 +138,7 @@ def ISNetFlex(  # noqa: N802
     """LRP-Flex, the Faster ISNet's LRP: `y / (y + epsilon)` at every ReLU, all else plain.
 
     Args:
-      epsilon: stabiliser; 0 makes every activation and product the plain VJP.
+      epsilon: stabiliser; 0 makes every activation the plain VJP, too.
       first: rule of the layers that read the input, such as `ZBox(0.0, 1.0)`.
       batch_statistics: see `Composite`.
 
@@ -129,7 +146,12 @@ def ISNetFlex(  # noqa: N802
     """
     if epsilon == 0:
         return dataclasses.replace(GRADIENT_INPUT, first=first, batch_statistics=batch_statistics)
-    return Composite(activation=Epsilon(epsilon), first=first, batch_statistics=batch_statistics)
+    return Composite(
+        activation=Epsilon(epsilon),
+        first=first,
+        product=Gradient(),
+        batch_statistics=batch_statistics,
+    )
 
 
 def ISNetBlock(epsilon: float = 1e-2, first: Rule | None = None) -> Composite:  # noqa: N802
@@ -149,7 +171,7 @@ def ISNetBlock(epsilon: float = 1e-2, first: Rule | None = None) -> Composite:  
     if epsilon == 0:
         return Composite(first=first)
     return Composite(
-        layer=Epsilon(epsilon, constant_bias=True),
+        layer=LayerEpsilon(epsilon, constant_bias=True),
         first=first,
         sum=Epsilon(epsilon),
         average=Epsilon(epsilon),
@@ -161,7 +183,7 @@ def _presets(
 ) -> Composite:
     return Composite(
         convolution=convolution,
-        dense=Epsilon(epsilon, zero_bias),
+        dense=LayerEpsilon(epsilon, zero_bias),
         first=first,
         sum=Norm(),
         average=Norm(),
@@ -263,3 +285,39 @@ def AttnLRP(epsilon: Stabiliser = 0.0, first: Rule | None = None) -> Composite: 
     """
     rule = Zero() if epsilon == 0 else Epsilon(epsilon)
     return Composite(layer=rule, sum=rule, first=first)
+
+
+def CPLRP(epsilon: Stabiliser = 0.0, first: Rule | None = None) -> Composite:  # noqa: N802
+    """Conservative propagation: `AttnLRP` with attention weights as constants.
+
+    Args: as for `AttnLRP`.
+
+    Source: Ali et al., XAI for transformers, ICML 2022 (arXiv 2202.07304).
+    """
+    return dataclasses.replace(AttnLRP(epsilon, first), softmax="constant")
+
+
+def GatedLRP(epsilon: Stabiliser = 0.0, first: Rule | None = None) -> Composite:  # noqa: N802
+    """LRP for recurrent networks with gates: the signal takes all, gates get nothing.
+
+    Args: as for `AttnLRP`.
+
+    Source: Arras et al., Explaining and interpreting LSTMs, LNCS 11700, 2019.
+    """
+    return dataclasses.replace(AttnLRP(epsilon, first), product=SignalTakesAll())
+
+
+def MambaLRP(epsilon: Stabiliser = 0.0, first: Rule | None = None) -> Composite:  # noqa: N802
+    """LRP for selective state-space models.
+
+    The step size (softplus) and the decay (an exponential) of the recurrence are constants, an
+    output gate shares in halves, SiLU passes relevance, norms' scales are constants. The input and
+    output matrices B and C that are computed from the input look like any other value: write
+    `lrp.mark(B, "constant")` to leave them out as well.
+
+    Args: as for `AttnLRP`.
+
+    Source: Jafari et al., MambaLRP, NeurIPS 2024 (arXiv 2406.07592).
+    """
+    rule = SignalTakesAll(("softplus", "exp"))
+    return dataclasses.replace(AttnLRP(epsilon, first), product=rule)

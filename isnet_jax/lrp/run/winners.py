@@ -15,22 +15,16 @@ from functools import partial
 import jax.numpy as jnp
 from jax import Array, lax
 
-from isnet_jax.lrp._cotangent import attach
-from isnet_jax.lrp._jaxpr import Graph, Operation
-
-
-def has_winner(operation: Operation, graph: Graph) -> bool:
-    """Whether the operation is a maximum or minimum, over axes or of two values."""
-    shape = graph.shape(operation.inputs[0])
-    if operation.name in ("max", "min"):
-        return all(graph.shape(operand) == shape for operand in operation.inputs)
-    if operation.name not in ("reduce_max", "reduce_min"):
-        return False
-    return math.prod(shape[axis] for axis in operation.params["axes"]) > 0
+from isnet_jax.lrp.run.cotangents import Attach
+from isnet_jax.lrp.trace.jaxpr import Operation
 
 
 def to_winner(
-    operation: Operation, inputs: Sequence[Array], value: Array, routes: Sequence[Array]
+    attach: Attach,
+    operation: Operation,
+    inputs: Sequence[Array],
+    value: Array,
+    routes: Sequence[Array],
 ) -> Array:
     """`value`, whose cotangent goes to the winners' places in `routes`, shaped like `inputs`."""
     if operation.name in ("max", "min"):

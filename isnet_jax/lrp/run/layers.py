@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from isnet_jax.lrp import _facts
-from isnet_jax.lrp._jaxpr import Constant, Operand, Variable, varying_like
-from isnet_jax.lrp._layers import Channels, channel_axes, moved_axes, weight_axes
-from isnet_jax.lrp._sites import Plan, Site
-from isnet_jax.lrp.relevance_rules import Level, RelevanceRule
-from isnet_jax.lrp.rules import Layer, LayerRule
+from isnet_jax.lrp.plan.layers import Channels, channel_axes, moved_axes, weight_axes
+from isnet_jax.lrp.plan.sites import LayerSite, Plan, Step
+from isnet_jax.lrp.rules import Layer, LayerRule, Level, RelevanceRule
+from isnet_jax.lrp.trace.jaxpr import Constant, Operand, Variable, varying_like
+from isnet_jax.lrp.trace.primitives import SHAPING
 
 _AFFINE: dict[str, Callable[[Any, Any], Any]] = {
     "add": jnp.add,
@@ -37,25 +36,24 @@ class Folding:
     """Reads the values of one evaluation; computes only what a rule asks for."""
 
     def __init__(self, plan: Plan, values: Mapping[Variable, Any]):
+        self.plan = plan
         self.graph = plan.graph
         self.flow = plan.flow
         self.first_sources = plan.first_sources
         self.values = values
         self.layers: dict[Variable, Folded] = {}
 
-    def layer(self, site: Site) -> Folded:
+    def layer(self, site: LayerSite) -> Folded:
         """The folded layer of a site."""
         if site.at not in self.layers:
-            self.layers[site.at] = self._fold(site, site.rule)
+            self.layers[site.at] = self._fold(site, site.rule)  # pyright: ignore[reportArgumentType]
         return self.layers[site.at]
 
-    def _fold(self, site: Site, rule: LayerRule | RelevanceRule) -> Folded:
-        operation, x, constant = site.operation, site.route, rule.constant_bias
-        assert x is not None
-        side = 1 - operation.inputs.index(x)
+    def _fold(self, site: LayerSite, rule: LayerRule | RelevanceRule) -> Folded:
+        operation, x, side, constant = site.operation, site.x, site.side, rule.constant_bias
         weight = self.read(operation.inputs[side])
         output = operation.outputs[0]
-        axes = weight_axes(operation, self.flow)
+        axes = weight_axes(operation, side, self.flow)
         shape = self.graph.shape(output)
         unit = jnp.ones(
             [size if axis in axes else 1 for axis, size in enumerate(shape)],
@@ -77,8 +75,8 @@ class Folding:
 
         def shaped(z: Any) -> Any:
             for step in site.tail:
-                if step.name in _facts.SHAPING:
-                    (z,) = step.bind(z)
+                if step.operation.name in SHAPING:
+                    (z,) = step.operation.bind(z)
             return z
 
         def restore(y: Any) -> Any:
@@ -101,42 +99,42 @@ class Folding:
 
     # The tail
 
-    def _through_tail(self, site: Site, value: Any, constant: bool) -> Any:
+    def _through_tail(self, site: LayerSite, value: Any, constant: bool) -> Any:
         """What the operations after the layer make of a value that is constant per channel.
 
         Args:
           constant: biases and statistics enter as constants of the outer gradient.
         """
-        current, shape = site.operation.outputs[0], value.shape
-        start = axes = channel_axes(site.operation, self.flow)
-        for operation in site.tail:
-            if operation.name in _AFFINE:
-                additive = operation.name in ("add", "sub")
+        shape = value.shape
+        start = axes = channel_axes(site.operation, site.side, self.flow)
+        for step in site.tail:
+            name, params = step.operation.name, step.operation.params
+            if name in _AFFINE:
                 operands = [
                     value
-                    if operand == current
-                    else self._per_channel(operand, value.ndim, constant, additive)
-                    for operand in operation.inputs
+                    if operand == step.enters
+                    else self._per_channel(step, position, value.ndim, constant)
+                    for position, operand in enumerate(step.operation.inputs)
                 ]
-                value = _AFFINE[operation.name](*operands)
-            elif operation.name == "convert_element_type":
-                value = value.astype(operation.params["new_dtype"])
-            elif operation.name in _facts.SHAPING:
-                moved = moved_axes(operation, axes, self.flow)
+                value = _AFFINE[name](*operands)
+            elif name == "convert_element_type":
+                value = value.astype(params["new_dtype"])
+            elif name in SHAPING:
+                moved = moved_axes(step.operation, axes, self.flow)
                 assert moved is not None
-                after = self.graph.shape(operation.outputs[0])
-                value, axes = _placed(value, axes, moved, after), moved
-            current = operation.outputs[0]
+                value = _placed(value, axes, moved, self.graph.shape(step.leaves))
+                axes = moved
         return value if axes == start else _placed(value, axes, start, shape)
 
-    def _per_channel(self, operand: Operand, rank: int, constant: bool, additive: bool) -> Any:
+    def _per_channel(self, step: Step, position: int, rank: int, constant: bool) -> Any:
+        operand = self.flow.origin(step.operation.inputs[position])
         producer = None if isinstance(operand, Constant) else self.flow.producer.get(operand)
         broadcast = producer is not None and producer.name == "broadcast_in_dim"
         source = producer.inputs[0] if broadcast and producer else operand
         if not constant:
             value = self.read(source)
-        elif additive or operand in self.flow.statistics:
-            value = lax.stop_gradient(self.read(source))
+        elif step.operation.name in ("add", "sub"):
+            value = lax.stop_gradient(jnp.asarray(self.read(source)))
         else:
             value = self._frozen(source)
         if not broadcast or producer is None:
@@ -149,20 +147,23 @@ class Folding:
         return jnp.reshape(value, shape)
 
     def _frozen(self, operand: Operand) -> Any:
-        """The operand's value with the statistics in it constant."""
-        if isinstance(operand, Constant) or operand not in self.flow.depending:
+        """The operand's value with the statistics in it constant, but not what scales them."""
+        if not self.flow.depends(operand):
             return self.read(operand)
-        if operand in self.flow.statistics:
-            return lax.stop_gradient(self.values[operand])
-        producer = self.flow.producer.get(operand)
-        if producer is None:
-            return self.read(operand)
+        producer = self.flow.producer.get(operand)  # pyright: ignore[reportArgumentType]
+        scales = producer is not None and (
+            producer.name in SHAPING
+            or self.flow.is_identity(producer)
+            or (producer.name in ("mul", "div") and len(self.flow.depending_inputs(producer)) == 1)
+        )
+        if not scales or producer is None:
+            return lax.stop_gradient(self.read(operand))
         values = [self._frozen(o) for o in producer.inputs]
-        return producer.bind(*values)[producer.outputs.index(operand)]
+        return producer.bind(*values)[producer.outputs.index(operand)]  # pyright: ignore
 
     # The input's range
 
-    def _bound(self, site: Site, x: Variable, level: Level | None) -> Any | None:
+    def _bound(self, site: LayerSite, x: Variable, level: Level | None) -> Any | None:
         """The layer's input where the model's input is `level` everywhere; None if it is zero.
 
         At layers that do not read the model's input: where their own input is.

@@ -1,6 +1,6 @@
 """Rules whose relevance is not proportional to the layer's input: z^B, w^2 and flat.
 
-The notation is that of `rules`.
+The notation is that of `rules.base`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from isnet_jax.errors import UserError
-from isnet_jax.lrp.rules import (
+from isnet_jax.lrp.rules.base import (
     Apply,
     Layer,
     Rule,

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from isnet_jax.lrp._api import Rules
-from isnet_jax.lrp._program import Program
-from isnet_jax.lrp._sites import Context, walk
+from isnet_jax.lrp.api import Rules
 from isnet_jax.lrp.composites import as_composite
+from isnet_jax.lrp.plan.sites import Context, walk
+from isnet_jax.lrp.program import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +91,8 @@ def inspect(
     rows = []
     for body in walk(program.plan):
         order = {variable: number for number, variable in enumerate(body.graph.types)}
-        for site in sorted(body.sites.values(), key=lambda site: order[site.at]):
-            inputs = site.operation.inputs
-            source = site.route if site.route is not None or not inputs else inputs[0]
+        for site in sorted(body.all_sites(), key=lambda site: order[site.at]):
+            source = next(iter((*site.routes, *site.operation.inputs)), None)
             rows.append(
                 Row(
                     kind=site.kind,
@@ -101,7 +100,7 @@ def inspect(
                     operation=site.operation.name,
                     input_shape=() if source is None else body.graph.shape(source),
                     output_shape=body.graph.shape(site.at),
-                    rule=str(site.rule),
+                    rule=site.applied,
                     where=site.operation.where,
                 )
             )

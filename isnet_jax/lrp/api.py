@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 
 from isnet_jax.errors import UserError
-from isnet_jax.lrp._jaxpr import varying_like
-from isnet_jax.lrp._program import Program, carrier_for, zeros_for
-from isnet_jax.lrp._sites import Context
 from isnet_jax.lrp.composites import Composite, as_composite
+from isnet_jax.lrp.plan.sites import Context
+from isnet_jax.lrp.program import Program
 from isnet_jax.lrp.rules import Rule
+from isnet_jax.lrp.run.evaluation import carrier_for, token_for, zeros_for
+from isnet_jax.lrp.trace.jaxpr import varying_like
 
 Rules = Rule | Composite
 
@@ -38,6 +39,8 @@ def vjp(
     masks: Mapping[str, Any] | None = None,
     has_aux: bool = False,
     strict: bool = True,
+    argnums: int | Sequence[int] | None = None,
+    batch_axis: int | Literal["auto"] | None = "auto",
 ) -> tuple[Any, ...]:
     """`f(*primals)` and a pullback that is LRP instead of the gradient.
 
@@ -56,12 +59,17 @@ def vjp(
         al., Nature Machine Intelligence 5, 2023). `jax.vmap` over masks explains many concepts.
       has_aux: `f` returns `(output, auxiliary)`; the auxiliary part is not explained.
       strict: False: an operation without a rule keeps its plain VJP, with one warning.
+      argnums: which of the primals are explained, as for `jax.grad`; the others are parameters.
+        None: all of them; parameters that are given as primals by mistake are an error then.
+      batch_axis: the axis of the primals that runs over the samples, for batch norms in train
+        mode; None: there is one sample, without such an axis. "auto": axis 0, if it comes out
+        again as an axis of the output.
 
     Returns:
       `(output, pullback)`, or `(output, pullback, auxiliary)`. The output is computed by
       f's own operations: bit-equal to f's, but where XLA fuses them otherwise.
       `pullback(seed)`, seed like the output (the relevance at a logit is logit times seed),
-      returns relevance in the shape of the primal (a tuple if there are several), in float32 or
+      returns relevance in the shape of the primal (a tuple if several are explained), in float32 or
       wider; with taps, `(relevance, {name: relevance at the tap})`, after the mask if there is
       one; inside `lax.scan` the taps of all steps are stacked on a leading axis.
 
@@ -70,25 +78,26 @@ def vjp(
     """
     masks = {name: jnp.asarray(mask) for name, mask in (masks or {}).items()}
     context = Context(as_composite(rules), frozenset(taps), frozenset(masks))
-    program = Program(f, primals, context)
-    if has_aux and not (isinstance(program.shapes, tuple) and len(program.shapes) == 2):
-        raise UserError("lrp.vjp(has_aux=True): f must return (output, auxiliary).")
+    program = Program(f, primals, context, argnums, batch_axis, has_aux)
     program.check(strict)
     program.check_masks(masks)
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(primals)]
-    carriers = [carrier_for(leaf) for leaf in leaves]
+    carriers = [
+        carrier_for(leaf) if explained else None
+        for leaf, explained in zip(leaves, program.explained, strict=True)
+    ]
     tap_carriers = zeros_for(program.tap_shapes(), leaves)
 
-    def run(carriers, tap_carriers):
-        result = program(leaves, carriers, tap_carriers, masks)
+    def run(carriers, tap_carriers, token):
+        result = program(leaves, carriers, tap_carriers, masks, token)
         return result if has_aux else (result, ())
 
-    output, pull, auxiliary = jax.vjp(run, carriers, tap_carriers, has_aux=True)
+    token = token_for(leaves)
+    output, pull, auxiliary = jax.vjp(run, carriers, tap_carriers, token, has_aux=True)
 
     def pullback(seed: Any) -> Any:
-        relevances, at_taps = pull(seed)
-        relevance = jax.tree.unflatten(program.structure, relevances)
-        relevance = relevance[0] if len(primals) == 1 else relevance
+        relevances, at_taps, _ = pull(seed)
+        relevance = program.selected(relevances)
         return (relevance, at_taps) if taps else relevance
 
     return (output, pullback, auxiliary) if has_aux else (output, pullback)

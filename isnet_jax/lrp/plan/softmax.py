@@ -1,0 +1,171 @@
+"""Softmax, log-softmax and logsumexp, recognised by what they compute.
+
+All are built on a *partition*, a sum of exponentials: `e / sum(e)`, `e * (1 / sum(e))`,
+`exp(s - logsumexp(s))`, with masks, stabilisers and a maximum that is subtracted first. From the
+logits to the result they keep their plain VJP, which in G form is the rule of AttnLRP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from isnet_jax.lrp.trace.dependence import Flow, variables
+from isnet_jax.lrp.trace.jaxpr import Constant, Operand, Operation, Variable
+from isnet_jax.lrp.trace.primitives import SHAPING
+
+
+class Softmax(NamedTuple):
+    """Its logits, and the operations from there to the result in the order they run."""
+
+    logits: Variable
+    inside: tuple[Operation, ...]
+    normalised: bool
+    """Whether the result is a softmax, not a logarithm."""
+
+
+_EXPONENTIALS = ("exp", "exp2")
+_SCALED = ("mul", "div", "select_n", "add", "sub", "max", "abs")
+
+
+def find_softmax(operation: Operation, flow: Flow) -> Softmax | None:
+    """The softmax or logarithm of a partition that the operation completes."""
+    end = operation.outputs[0] if len(operation.outputs) == 1 else None
+    if end is None:
+        return None
+    exponentials, normalised = _completed(operation, flow)
+    if not exponentials:
+        return None
+    logits = {_logits(o, flow) for exp in exponentials for o in exp.inputs if flow.carries(o)}
+    if len(logits) != 1:
+        return None
+    (root,) = logits
+    return None if root is None else Softmax(root, _between(root, end, flow), normalised)
+
+
+def _completed(operation: Operation, flow: Flow) -> tuple[set[Operation], bool]:
+    """The exponentials of the partition by which the operation normalises, and whether it does."""
+    if operation.name in ("div", "mul"):
+        for position in (1,) if operation.name == "div" else (1, 0):
+            factor, value = operation.inputs[position], operation.inputs[1 - position]
+            if flow.depends(factor) and flow.depends(value):
+                summed = _partition(factor, flow)
+                if summed and _exponentials(value, flow) & summed:
+                    return summed, True
+    elif operation.name in _EXPONENTIALS:
+        return _logsumexps(_terms(operation.inputs[0], flow), flow), True
+    elif operation.name == "log":
+        return _partition(operation.inputs[0], flow), False
+    elif operation.name in ("sub", "add"):
+        terms = _terms(operation.outputs[0], flow)
+        return _logsumexps(terms, flow) if len(terms) > 1 else set(), False
+    return set(), False
+
+
+def _logsumexps(terms: Iterable[Operand], flow: Flow) -> set[Operation]:
+    """The exponentials behind the logarithm of a partition, if one of the terms is one."""
+    for term in terms:
+        producer = _unshaped(term, flow)
+        if producer is not None and producer.name == "log":
+            found = _partition(producer.inputs[0], flow)
+            if found:
+                return found
+    return set()
+
+
+def _terms(operand: Operand, flow: Flow) -> list[Operand]:
+    """The terms of a sum, looked into as far as it goes."""
+    producer = _unshaped(operand, flow)
+    if producer is None or producer.name not in ("add", "sub", "add_any", "neg"):
+        return [operand]
+    return [t for o in producer.inputs if flow.depends(o) for t in _terms(o, flow)]
+
+
+def _partition(operand: Operand, flow: Flow) -> set[Operation]:
+    """The exponentials that the value is a (scaled, stabilised) sum of, or one over it."""
+    found, stack, seen = set(), [operand], set()
+    while stack:
+        current = flow.origin(stack.pop())
+        if isinstance(current, Constant) or current in seen or not flow.depends(current):
+            continue
+        seen.add(current)
+        producer = flow.producer.get(current)
+        if producer is None:
+            return set()
+        if producer.name == "reduce_sum":
+            summed = _exponentials(producer.inputs[0], flow)
+            if not summed:
+                return set()
+            found |= summed
+        elif producer.name in (*SHAPING, *_SCALED, "integer_pow", "log"):
+            if producer.name == "log" and current == operand:
+                return set()
+            stack.extend(variables(producer.inputs))
+        else:
+            return set()
+    return found
+
+
+def _exponentials(operand: Operand, flow: Flow) -> set[Operation]:
+    """The exponentials that the value is a masked multiple of, {} if it is anything else."""
+    found, stack = set(), [operand]
+    while stack:
+        producer = flow.made_by(stack.pop())
+        if producer is None:
+            return set()
+        if producer.name in _EXPONENTIALS:
+            found.add(producer)
+        elif producer.name in ("mul", "div", "select_n", *SHAPING):
+            carrying = list(dict.fromkeys(flow.carrying_inputs(producer)))
+            if len(carrying) != 1:
+                return set()
+            stack.extend(carrying)
+        else:
+            return set()
+    return found
+
+
+def _logits(operand: Operand, flow: Flow) -> Variable | None:
+    """What is left of an exponential's argument without what is the same for all its elements."""
+    varying = [t for t in _terms(operand, flow) if flow.carries(t) and not _reduced(t, flow)]
+    if len(varying) == 1:
+        (only,) = varying
+        return None if isinstance(only, Constant) else only
+    return None if isinstance(operand, Constant) else operand
+
+
+def _reduced(operand: Operand, flow: Flow) -> bool:
+    """Whether the value is a maximum or a partition's logarithm, repeated along an axis."""
+    producer = _unshaped(operand, flow)
+    while producer is not None and producer.name in ("max", "stop_gradient"):
+        depending = flow.depending_inputs(producer)
+        producer = _unshaped(depending[0], flow) if len(depending) == 1 else None
+    if producer is None:
+        return False
+    return producer.name == "reduce_max" or (
+        producer.name == "log" and bool(_partition(producer.inputs[0], flow))
+    )
+
+
+def _unshaped(operand: Operand, flow: Flow) -> Operation | None:
+    producer = flow.made_by(operand)
+    while producer is not None and producer.name in SHAPING:
+        producer = flow.made_by(producer.inputs[0])
+    return producer
+
+
+def _between(root: Variable, end: Variable, flow: Flow) -> tuple[Operation, ...]:
+    """The operations by which the end depends on the root."""
+    wanted, stack = set(), [end]
+    while stack:
+        producer = flow.producer.get(stack.pop())
+        if producer is None or producer in wanted:
+            continue
+        wanted.add(producer)
+        stack.extend(v for v in flow.depending_inputs(producer) if v != root)
+    kept, reached = [], {root}
+    for operation in flow.graph.operations:
+        if operation in wanted and not reached.isdisjoint(variables(operation.inputs)):
+            kept.append(operation)
+            reached.update(operation.outputs)
+    return tuple(kept)

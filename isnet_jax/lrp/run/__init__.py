@@ -1,0 +1,1 @@
+"""The program evaluated again, so that its ordinary pullback is LRP."""

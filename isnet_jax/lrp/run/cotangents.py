@@ -1,0 +1,106 @@
+"""Operations whose value is untouched and whose inner pullback is LRP's.
+
+Each returns its `value` argument bit for bit. The outer gradient of that value is the network's
+own by construction: every one of them also takes the *token*, an input of the inner `jax.vjp`
+whatever the program is. JAX therefore resolves every one in the inner pass, and the outer pass
+sees its value only. A cotangent of `None` is a symbolic zero: the work behind it is never emitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attach(pullback: Callable[..., Any], token: Any, value: Any, routes: Any, residuals: Any):
+    return value
+
+
+def _attach_forward(pullback, token, value, routes, residuals):
+    return value, residuals
+
+
+def _attach_backward(pullback, residuals, g):
+    return None, None, pullback(residuals, g), None
+
+
+_attach.defvjp(_attach_forward, _attach_backward)
+
+
+class Attach:
+    """Attaches pullbacks to values, in one evaluation of a program.
+
+    Args:
+      token: a scalar input of the inner `jax.vjp`.
+    """
+
+    def __init__(self, token: Any):
+        self.token = token
+
+    def __call__(
+        self, pullback: Callable[..., Any], value: Any, routes: Any, residuals: Any
+    ) -> Any:
+        """`value`, whose cotangent g goes to `routes` as `pullback(residuals, g)`, only there.
+
+        Args:
+          pullback: a pure function `(residuals, g) -> cotangents of routes`, without captured
+            arrays.
+          value: an array that was computed by the user's own operation.
+          routes: the arrays that receive a cotangent.
+          residuals: arrays that the pullback needs; differentiated in the outer pass.
+        """
+        return _attach(pullback, self.token, value, routes, residuals)
+
+    def detached(self, value: Any) -> Any:
+        """A constant for the inner pullback; the outer gradient flows (unlike `stop_gradient`)."""
+        return self(_nothing, value, (), ())
+
+    def halved(self, value: Any) -> Any:
+        """The product of two relevant operands: each receives half of the relevance."""
+        return self(_half, value, value, ())
+
+    def marked(self, value: Any, carrier: Any, times_value: bool = True) -> Any:
+        """`value`; the cotangent of `carrier` (zeros of its shape) is the relevance `value * G`.
+
+        Args:
+          times_value: False: the carrier's cotangent is G.
+        """
+        pullback = _mark if times_value else _copy
+        return self(pullback, value, (value, carrier), (value, carrier))
+
+    def forked(self, zeros: Any, routes: list[Any]) -> Any:
+        """`zeros`, whose cotangent goes to each of `routes`, all of its shape and dtype."""
+        return self(_fork, zeros, routes, [None for _ in routes])
+
+    def masked(self, value: Any, mask: Any) -> Any:
+        """`value`, whose cotangent is multiplied by `mask`."""
+        return self(_masked, value, value, mask)
+
+
+def _nothing(residuals, g):
+    return ()
+
+
+def _half(residuals, g):
+    return g / 2
+
+
+def _mark(residuals, g):
+    value, carrier = residuals
+    return g, value.astype(carrier.dtype) * g.astype(carrier.dtype)
+
+
+def _copy(residuals, g):
+    return g, g.astype(residuals[1].dtype)
+
+
+def _fork(residuals, g):
+    return [g for _ in residuals]
+
+
+def _masked(mask, g):
+    return g * mask.astype(g.dtype)

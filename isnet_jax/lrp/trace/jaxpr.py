@@ -1,0 +1,453 @@
+"""The one file that touches JAX's jaxpr API: a traced function as a flat program.
+
+Everything that only wraps is opened: `jit`, `jax.checkpoint`, a `scan` or `fori_loop` of one step,
+a `cond` whose branches are the same program or whose choice is known. What is inside a checkpoint
+is remembered as a block, so that it is evaluated under a checkpoint again; the branches of any other
+`cond` are opened too, and joined by a selection. So the rest of the engine sees one list of
+operations. Variables are integers, since one inner jaxpr may be opened twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.extend as jex
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend import source_info_util
+
+from isnet_jax.lrp.trace import primitives
+
+_INLINED = frozenset({"jit", "pjit", "closed_call", "core_call", "custom_lin"})
+_CHECKPOINTS = frozenset({"remat2", "checkpoint", "remat"})
+JOIN = "join"
+"""The name of the operation that selects among the outputs of a cond's branches."""
+_LIBRARIES = (
+    *(f"/site-packages/{name}/" for name in ("jax", "flax", "haiku", "equinox")),
+    "/isnet_jax/lrp/",
+    "/functools.py",
+    "/contextlib.py",
+)
+
+Variable = int
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """An operand whose value is written into the program."""
+
+    value: Any
+
+    __hash__ = object.__hash__  # a literal array has no hash of its own
+
+
+Operand = Variable | Constant
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Operation:
+    """One equation of a jaxpr, or a step that stands for a part of one.
+
+    Attributes:
+      name: the primitive's name, or the name of a kept `jit`.
+      scope: the `jax.named_scope` stack, "" where there is none.
+      run: the operation itself, exactly as the user's program runs it.
+      inner: its body, where it has one.
+      places: source information, innermost first.
+    """
+
+    name: str
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Variable, ...]
+    params: Mapping[str, Any]
+    scope: str
+    run: Callable[..., tuple[Any, ...]]
+    inner: tuple[Any, ...] = ()
+    places: tuple[Any, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """ "file:line (function)" of the user's code."""
+        found = (_user_frame(place) for place in self.places)
+        return next(filter(None, found), None) or source_info_util.summarize(self.places[0])
+
+    def bind(self, *values: Any) -> tuple[Any, ...]:
+        return self.run(*values)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Operations that are computed again instead of kept: `jax.checkpoint`."""
+
+    block: Block
+    policy: Any
+    prevent_cse: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Branches:
+    """A `cond`: its branches, and the joins that take one value of each."""
+
+    index: Operand
+    blocks: tuple[Block, ...]
+    joins: tuple[Operation, ...]
+
+
+Block = list["Operation | Checkpoint | Branches"]
+
+
+def operations_of(block: Block) -> Iterator[Operation]:
+    """All operations of a block in the order they run, joins behind their branches."""
+    for item in block:
+        match item:
+            case Operation():
+                yield item
+            case Checkpoint():
+                yield from operations_of(item.block)
+            case Branches():
+                for branch in item.blocks:
+                    yield from operations_of(branch)
+                yield from item.joins
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graph:
+    """A flat program: `constants` are known values, `inputs` come from the caller.
+
+    Attributes:
+      block: the operations as they are evaluated, with checkpoints and branches.
+      operations: the same in one list, as they are understood.
+      literals: constants that are arrays of numbers in the program's text, not parameters.
+    """
+
+    inputs: tuple[Variable, ...]
+    outputs: tuple[Operand, ...]
+    block: Block
+    operations: tuple[Operation, ...]
+    types: Mapping[Variable, Any]
+    constants: Mapping[Variable, Any]
+
+    def shape(self, operand: Operand) -> tuple[int, ...]:
+        if isinstance(operand, Constant):
+            return jnp.shape(operand.value)
+        return tuple(self.types[operand].shape)
+
+    def inexact(self, operand: Operand) -> bool:
+        """Whether the operand can carry a cotangent (floating point or complex)."""
+        if isinstance(operand, Constant):
+            return False
+        return jnp.issubdtype(self.types[operand].dtype, jnp.inexact)
+
+    def is_complex(self, variable: Variable) -> bool:
+        return jnp.issubdtype(self.types[variable].dtype, jnp.complexfloating)
+
+
+class _Builder:
+    def __init__(self, kept: Callable[[str], bool]):
+        self.kept = kept
+        self.types: dict[Variable, Any] = {}
+        self.constants: dict[Variable, Any] = {}
+        self.block: Block = []
+        self.callers: list[Any] = []
+
+    def fresh(self, type_: Any) -> Variable:
+        variable = len(self.types)
+        self.types[variable] = type_
+        return variable
+
+    def inline(self, jaxpr: Any, operands: Sequence[Operand]) -> tuple[Operand, ...]:
+        variables = [*jaxpr.constvars, *jaxpr.invars]
+        known: dict[Any, Operand] = dict(zip(variables, operands, strict=True))
+
+        def read(atom: Any) -> Operand:
+            return Constant(atom.val) if isinstance(atom, jex.core.Literal) else known[atom]
+
+        for equation in jaxpr.eqns:
+            inputs = tuple(read(atom) for atom in equation.invars)
+            known.update(zip(equation.outvars, self._equation(equation, inputs), strict=True))
+        return tuple(read(atom) for atom in jaxpr.outvars)
+
+    def _equation(self, equation: Any, inputs: tuple[Operand, ...]) -> tuple[Operand, ...]:
+        name, params = equation.primitive.name, equation.params
+        if self.kept(str(params.get("name", ""))) and name != "name":
+            return self._append(equation, inputs, str(params["name"]))
+        if name in _INLINED:
+            return self._opened(equation, _body(params), inputs)
+        if name in _CHECKPOINTS:
+            return self._checkpoint(equation, inputs)
+        if name == "cond":
+            return self._cond(equation, inputs)
+        if name == "scan" and params["length"] == 1:
+            return self._one_step(equation, inputs)
+        return self._append(equation, inputs, name)
+
+    def _opened(self, equation: Any, body: Any, inputs: Sequence[Operand]) -> tuple[Operand, ...]:
+        self.callers.append(equation.source_info)
+        jaxpr, consts = opened(body)
+        captured = [self.captured(value) for value in consts]
+        outputs = self.inline(jaxpr, [*captured, *inputs])
+        self.callers.pop()
+        return outputs
+
+    def captured(self, value: Any) -> Variable:
+        """A variable for a value that the program holds."""
+        variable = self.fresh(jax.typeof(value))
+        self.constants[variable] = value
+        return variable
+
+    def _inside(self, run: Callable[[], Any]) -> tuple[Any, Block]:
+        outer, self.block = self.block, []
+        result = run()
+        block, self.block = self.block, outer
+        return result, block
+
+    def _checkpoint(self, equation: Any, inputs: tuple[Operand, ...]) -> tuple[Operand, ...]:
+        params = equation.params
+        outputs, block = self._inside(lambda: self._opened(equation, params["jaxpr"], inputs))
+        flags = params["prevent_cse"]
+        prevent = flags if isinstance(flags, bool) else any(flags)
+        if block:
+            self.block.append(Checkpoint(block, params["policy"], prevent))
+        return outputs
+
+    def _cond(self, equation: Any, inputs: tuple[Operand, ...]) -> tuple[Operand, ...]:
+        index, *operands = inputs
+        branches = equation.params["branches"]
+        if isinstance(index, Constant):
+            chosen = int(np.clip(int(index.value), 0, len(branches) - 1))
+            return self._opened(equation, branches[chosen], operands)
+        if _same_programs(branches):
+            return self._opened(equation, branches[0], operands)
+        built = [
+            self._inside(lambda body=body: self._opened(equation, body, operands))
+            for body in branches
+        ]
+        joins = tuple(
+            self._operation(
+                JOIN,
+                (index, *(outputs[position] for outputs, _ in built)),
+                (self.fresh(variable.aval),),
+                {},
+                equation,
+                _joined,
+            )
+            for position, variable in enumerate(equation.outvars)
+        )
+        self.block.append(Branches(index, tuple(block for _, block in built), joins))
+        return tuple(join.outputs[0] for join in joins)
+
+    def _one_step(self, equation: Any, inputs: tuple[Operand, ...]) -> tuple[Operand, ...]:
+        constants, carried = scan_counts(equation.params)
+        start = constants + carried
+        slices = [self._without_leading_axis(equation, o) for o in inputs[start:]]
+        body = equation.params["jaxpr"]
+        outputs = self._opened(equation, body, [*inputs[:start], *slices])
+        stacked = [
+            self._with_leading_axis(equation, operand, variable.aval)
+            for operand, variable in zip(outputs[carried:], equation.outvars[carried:], strict=True)
+        ]
+        return (*outputs[:carried], *stacked)
+
+    def _without_leading_axis(self, equation: Any, operand: Operand) -> Operand:
+        type_ = self.types[operand] if not isinstance(operand, Constant) else operand.value
+        result = self.fresh(jax.ShapeDtypeStruct(type_.shape[1:], type_.dtype))
+        step = self._operation(
+            "squeeze",
+            (operand,),
+            (result,),
+            {"dimensions": (0,)},
+            equation,
+            lambda x: (lax.squeeze(x, (0,)),),
+        )
+        self.block.append(step)
+        return result
+
+    def _with_leading_axis(self, equation: Any, operand: Operand, type_: Any) -> Operand:
+        result = self.fresh(jax.ShapeDtypeStruct(type_.shape, type_.dtype))
+        kept = tuple(range(1, len(type_.shape)))
+        step = self._operation(
+            "broadcast_in_dim",
+            (operand,),
+            (result,),
+            {"shape": type_.shape, "broadcast_dimensions": kept},
+            equation,
+            lambda x: (lax.expand_dims(x, (0,)),),
+        )
+        self.block.append(step)
+        return result
+
+    def _append(
+        self, equation: Any, inputs: tuple[Operand, ...], name: str
+    ) -> tuple[Variable, ...]:
+        outputs = tuple(self.fresh(variable.aval) for variable in equation.outvars)
+        params, inner, bodies = equation.params, _only_equation(equation), ()
+        if inner is not None:
+            name, params = inner.primitive.name, inner.params
+        elif name not in primitives.TABLE or name == "custom_jvp_call":
+            bodies = tuple(jex.core.jaxprs_in_params(params))
+            if (
+                name == "custom_jvp_call" and not is_elementwise(equation)
+            ) or name == "custom_vjp_call":
+                name = "custom_derivative"
+        run = _binder(equation, inner)
+        operation = self._operation(name, inputs, outputs, params, equation, run, bodies)
+        self.block.append(operation)
+        return outputs
+
+    def _operation(self, name, inputs, outputs, params, equation, run, inner=()) -> Operation:
+        info = equation.source_info
+        places = (info, *reversed(self.callers))
+        return Operation(name, inputs, outputs, params, str(info.name_stack), run, inner, places)
+
+
+def _binder(equation: Any, inner: Any | None) -> Callable[..., tuple[Any, ...]]:
+    """On values of other shapes than the program's, a layer that has its own derivative is its
+    primitive."""
+    shapes = [variable.aval.shape for variable in equation.invars] if inner is not None else None
+
+    def run(*values: Any) -> tuple[Any, ...]:
+        chosen = equation
+        if shapes is not None and [jnp.shape(value) for value in values] != shapes:
+            chosen = inner
+        parameters = chosen.primitive.get_bind_params(chosen.params)
+        with chosen.ctx.manager:
+            result = chosen.primitive.bind(*values, **parameters)
+        return tuple(result) if chosen.primitive.multiple_results else (result,)
+
+    return run
+
+
+def _joined(index: Any, *values: Any) -> tuple[Any, ...]:
+    """A join on other values than the program's; the program's own come from its branches."""
+    return (lax.switch(index, [lambda value=value: value for value in values]),)
+
+
+def opened(body: Any) -> tuple[Any, Sequence[Any]]:
+    """A jaxpr and the constants it is closed over."""
+    if isinstance(body, jex.core.ClosedJaxpr):
+        return body.jaxpr, body.consts
+    return body, ()
+
+
+def _body(params: Mapping[str, Any]) -> Any:
+    return params["jaxpr" if "jaxpr" in params else "call_jaxpr"]
+
+
+def _same_programs(branches: Sequence[Any]) -> bool:
+    jaxprs, constants = zip(*map(opened, branches), strict=True)
+    if len({len(jaxpr.eqns) for jaxpr in jaxprs}) > 1 or any(map(len, constants)):
+        return False
+    return len({str(jaxpr) for jaxpr in jaxprs}) == 1
+
+
+def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """How many of a scan's inputs are constants, and how many its carry."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carry, _ = params["ft_in"].unpack()  # jax 0.11 and newer
+    return len(list(constants)), len(list(carry))
+
+
+def _only_equation(equation: Any) -> Any | None:
+    """The layer that a `custom_vjp` consists of: one with its own derivative, a lowering.
+
+    What is said of a layer's primitive is true of it.
+    """
+    if equation.primitive.name != "custom_vjp_call":
+        return None
+    body, _ = opened(equation.params["call_jaxpr"])
+    if len(body.eqns) != 1 or body.constvars:
+        return None
+    (inner,) = body.eqns
+    same = inner.invars == body.invars and inner.outvars == body.outvars
+    return inner if same and inner.primitive.name in primitives.LAYERS else None
+
+
+def is_elementwise(equation: Any) -> bool:
+    """Whether a `custom_jvp_call` maps its inputs element by element, as `jax.nn.relu` does."""
+    (output,) = equation.outvars if len(equation.outvars) == 1 else (None,)
+    if output is None or any(v.aval.shape not in ((), output.aval.shape) for v in equation.invars):
+        return False
+    body = build(equation.params["call_jaxpr"], lambda name: False)
+    return all(operation.name in primitives.ELEMENTWISE for operation in body.operations)
+
+
+def names_inside(operation: Operation) -> set[str]:
+    """The names that `checkpoint_name` gives in the operation and its bodies."""
+    if operation.name == "name":
+        return {operation.params["name"]}
+    return set().union(*map(_names, operation.inner))
+
+
+def _names(body: Any) -> set[str]:
+    found = set()
+    for equation in opened(body)[0].eqns:
+        if equation.primitive.name == "name":
+            found.add(equation.params["name"])
+        for inner in jex.core.jaxprs_in_params(equation.params):
+            found |= _names(inner)
+    return found
+
+
+def _user_frame(source_info: Any) -> str | None:
+    """ "file:line (function)" of the innermost frame outside the libraries."""
+    for frame in getattr(source_info.traceback, "frames", None) or ():
+        path = frame.file_name.replace("\\", "/")
+        if not any(library in path for library in _LIBRARIES):
+            return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
+    return None
+
+
+def build(body: Any, kept: Callable[[str], bool]) -> Graph:
+    """The flat program of a jaxpr."""
+    jaxpr, constants = opened(body)
+    builder = _Builder(kept)
+    captured = [builder.captured(value) for value in constants]
+    inputs = tuple(builder.fresh(variable.aval) for variable in jaxpr.invars)
+    outputs = builder.inline(jaxpr, [*captured, *inputs])
+    operations = tuple(operations_of(builder.block))
+    return Graph(inputs, outputs, builder.block, operations, builder.types, builder.constants)
+
+
+def trace(function: Callable[..., Any], arguments: tuple, kept: Callable[[str], bool]):
+    """Trace `function(*arguments)`.
+
+    Returns:
+      The graph, whose inputs are the leaves of `arguments`, and the output's tree of
+      `jax.ShapeDtypeStruct`s.
+    """
+
+    def fresh(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    # JAX keeps traces by the function's identity: a model that was changed in place would be
+    # explained as it was at the first call.
+    closed, shapes = jax.make_jaxpr(fresh, return_shape=True)(*arguments)
+    return build(closed, kept), shapes
+
+
+def body_of(operation: Operation, kept: Callable[[str], bool]) -> Graph:
+    """The flat program of an operation's only body."""
+    (body,) = operation.inner
+    return build(body, kept)
+
+
+def written_in_text(value: Any) -> bool:
+    """Whether a constant is an array of numbers of the host, not one of JAX's."""
+    return not isinstance(value, jax.Array)
+
+
+def varying_like(value: Any, like: Any) -> Any:
+    """The value, typed under shard_map as varying over the mesh axes that `like` varies over."""
+    missing = _varying_axes(like) - _varying_axes(value)
+    return lax.pcast(value, tuple(missing), to="varying") if missing else value
+
+
+def _varying_axes(value: Any) -> frozenset[Any]:
+    type_ = jax.typeof(value)
+    manual = getattr(type_, "manual_axis_type", None)  # before jax 0.10: `vma` on the type itself
+    return manual.varying if manual is not None else getattr(type_, "vma", frozenset())
