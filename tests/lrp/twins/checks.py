@@ -14,7 +14,7 @@ import numpy as np
 from isnet_jax import lrp
 from isnet_jax.errors import UserError
 from twins.evaluating import Traced
-from twins.program import Program, Rewrite
+from twins.program import CLASSES, INPUTS, Program, Rewrite
 from twins.rewriting import GIVE
 
 # Largest errors, relative to the largest true value.
@@ -98,42 +98,38 @@ def explain(program: Program, rewrites: tuple[Rewrite, ...], recipe: Recipe):
     return explained
 
 
-def measure(program, rewrites, recipe, *, second_order: bool) -> dict[str, Any]:
-    """Relevance, the logits' gradient and, if asked, the relevance's gradient."""
-    parameters, x = program.draw()
-    seed, weights, direction = _directions(program, parameters, x)
+def measure(program: Program, rewrites: tuple[Rewrite, ...], recipe: Recipe) -> dict[str, Any]:
+    """Relevance, and by parameters and x the gradients of the logits and of the relevance."""
+    arguments = program.draw()
+    seed, weights, direction = _directions(program)
     explained = explain(program, rewrites, recipe)
-
-    def logits_of(arguments):
-        return (explained(*arguments, seed)[1] * weights).sum()
 
     def both(arguments):
         relevance, logits = explained(*arguments, seed)
         return ((relevance * direction).sum(), (logits * weights).sum()), relevance
 
     def measured(arguments):
-        if not second_order:
-            relevance, _ = explained(*arguments, seed)
-            return {"heatmap": relevance, "gradient": jax.grad(logits_of)(arguments)}
         (value, total), pull, relevance = jax.vjp(both, arguments, has_aux=True)
+        zero, one = jnp.zeros_like(value), jnp.ones_like(total)
         return {
             "heatmap": relevance,
-            "gradient": pull((jnp.zeros_like(value), jnp.ones_like(total)))[0],
-            "second order": pull((jnp.ones_like(value), jnp.zeros_like(total)))[0],
+            "gradient": pull((zero, one))[0],
+            "second order": pull((one, zero))[0],
             "value": value,
         }
 
-    traced = Traced(measured, (parameters, x))
-    found = traced((parameters, x))
-    if second_order and "constants" not in recipe.traits:
-        found["differences"] = _differences(traced, (parameters, x), found["second order"])
-    return jax.tree.map(np.asarray, found)
+    traced = Traced(measured, arguments)
+    found = traced(arguments)
+    if "constants" not in recipe.traits:
+        found["differences"] = _differences(traced, arguments, found["second order"])
+    return found
 
 
-def _directions(program, parameters, x):
+def _directions(program):
     draw = np.random.default_rng(program.seed + 1)
-    logits = jax.eval_shape(program, parameters, x)[0].shape
-    return draw.standard_normal(logits), draw.standard_normal(logits), draw.standard_normal(x.shape)
+    shape = INPUTS[program.family]
+    logits = (shape[0], CLASSES)
+    return draw.standard_normal(logits), draw.standard_normal(logits), draw.standard_normal(shape)
 
 
 def _differences(traced, arguments, gradient) -> float:
@@ -153,23 +149,21 @@ def _differences(traced, arguments, gradient) -> float:
 
 def truth(program: Program) -> Any:
     """The gradient of the weighted logits of the plain program, by plain JAX."""
-    parameters, x = program.draw()
-    _, weights, _ = _directions(program, parameters, x)
+    arguments = program.draw()
+    _, weights, _ = _directions(program)
     gradient = jax.grad(lambda arguments: (program(*arguments)[0] * weights).sum())
-    return jax.tree.map(np.asarray, Traced(gradient, (parameters, x))((parameters, x)))
+    return Traced(gradient, arguments)(arguments)
 
 
-def check(
-    program: Program, rewrites: tuple[Rewrite, ...], rule: str, *, second_order: bool = False
-) -> Verdict:
+def check(program: Program, rewrites: tuple[Rewrite, ...], rule: str) -> Verdict:
     """The twin's explanation beside the plain one's; `rule` is one of `RECIPES`."""
     recipe = RECIPES[rule]
     with jax.enable_x64(True), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        plain, gradient = plain_one(program, rule, second_order)
+        plain, gradient = plain_one(program, rule)
         if isinstance(plain, Verdict):
             return dataclasses.replace(plain, status=f"plain {plain.status}")
-        twin = _attempt(program, rewrites, recipe, second_order)
+        twin = _attempt(program, rewrites, recipe)
         if isinstance(twin, Verdict):
             return twin
         errors = compare(plain, twin, gradient)
@@ -178,14 +172,14 @@ def check(
 
 
 @functools.lru_cache(maxsize=16)
-def plain_one(program: Program, rule: str, second_order: bool) -> tuple[Any, Any]:
+def plain_one(program: Program, rule: str) -> tuple[Any, Any]:
     """What the plain program gives, and the true gradient of its logits."""
-    return _attempt(program, (), RECIPES[rule], second_order), truth(program)
+    return _attempt(program, (), RECIPES[rule]), truth(program)
 
 
-def _attempt(program, rewrites, recipe, second_order) -> dict[str, Any] | Verdict:
+def _attempt(program, rewrites, recipe) -> dict[str, Any] | Verdict:
     try:
-        return measure(program, rewrites, recipe, second_order=second_order)
+        return measure(program, rewrites, recipe)
     except UserError as error:
         return Verdict("refused", message=str(error))
     except Exception as error:  # a crash of the engine is a finding, whatever its type
@@ -197,9 +191,8 @@ def compare(plain, twin, gradient) -> dict[str, float]:
     errors = {
         "heatmap": _error(twin["heatmap"], plain["heatmap"]),
         "gradient": _error(twin["gradient"], gradient),
+        "second order": _error(twin["second order"], plain["second order"]),
     }
-    if "second order" in twin:
-        errors["second order"] = _error(twin["second order"], plain["second order"])
     if "differences" in twin:
         errors["differences"] = float(twin["differences"])
     return errors

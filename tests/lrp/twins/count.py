@@ -36,21 +36,21 @@ def mechanism(program: Program, rewrite: Rewrite) -> str:
     return f"{rewrite.kind}: {rewrite.name}" if rewrite.name else rewrite.kind
 
 
-def shrunk(example: Example, status: str, **options) -> Example:
+def shrunk(example: Example, status: str) -> Example:
     """A smaller example with the same verdict."""
     program, rewrites, rule = example
     for candidate in smaller(program, rewrites, RECIPES[rule].traits):
-        if check(*candidate, rule, **options).status == status:
-            return shrunk((*candidate, rule), status, **options)
+        if check(*candidate, rule).status == status:
+            return shrunk((*candidate, rule), status)
     return example
 
 
-def blamed(example: Example, status: str, **options) -> tuple[Rewrite, ...]:
+def blamed(example: Example, status: str) -> tuple[Rewrite, ...]:
     """The first rewrite that is bad alone, or all of them."""
     program, rewrites, rule = example
     if len(rewrites) > 1:
         for rewrite in rewrites:
-            if check(program, (rewrite,), rule, **options).status == status:
+            if check(program, (rewrite,), rule).status == status:
                 return (rewrite,)
     return rewrites
 
@@ -60,7 +60,6 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rules", nargs="*", default=list(RECIPES), choices=list(RECIPES))
-    parser.add_argument("--second-every", type=int, default=4, help="0: never")
     arguments = parser.parse_args()
 
     statuses: Counter[str] = Counter()
@@ -70,22 +69,20 @@ def main() -> None:
     first: dict[tuple[str, str], tuple[Example, Verdict]] = {}
     start = time.monotonic()
 
-    for number, example in enumerate(examples(arguments.seed, arguments.examples, arguments.rules)):
+    for example in examples(arguments.seed, arguments.examples, arguments.rules):
         program, rewrites, rule = example
-        every = arguments.second_every
-        options = {"second_order": bool(every) and number // TWINS % every == 0}
-        verdict = check(program, rewrites, rule, **options)
+        verdict = check(program, rewrites, rule)
         statuses[verdict.status] += 1
         by_rule[rule][verdict.status] += 1
         for rewrite in rewrites:
             tried[mechanism(program, rewrite)] += 1
         if verdict.bad:
-            guilty = blamed(example, verdict.status, **options)
+            guilty = blamed(example, verdict.status)
             name = " + ".join(mechanism(program, r) for r in guilty)
             table[name][verdict.status] += 1
             if (name, verdict.status) not in first:
-                small = shrunk((program, guilty, rule), verdict.status, **options)
-                first[name, verdict.status] = small, check(*small, **options)
+                small = shrunk((program, guilty, rule), verdict.status)
+                first[name, verdict.status] = small, check(*small)
         elif verdict.status.startswith("plain"):
             table["(plain)"][verdict.status.split()[1]] += 1
             first.setdefault(("(plain)", verdict.status), ((program, (), rule), verdict))
