@@ -14,7 +14,6 @@ from isnet_jax.lrp.rules import (
     Gamma,
     Gradient,
     Guided,
-    LayerEpsilon,
     LayerRule,
     Level,
     Norm,
@@ -171,7 +170,7 @@ def ISNetBlock(epsilon: float = 1e-2, first: Rule | None = None) -> Composite:  
     if epsilon == 0:
         return Composite(first=first)
     return Composite(
-        layer=LayerEpsilon(epsilon, constant_bias=True),
+        layer=Epsilon(epsilon, constant_bias=True),
         first=first,
         sum=Epsilon(epsilon),
         average=Epsilon(epsilon),
@@ -183,7 +182,7 @@ def _presets(
 ) -> Composite:
     return Composite(
         convolution=convolution,
-        dense=LayerEpsilon(epsilon, zero_bias),
+        dense=Epsilon(epsilon, zero_bias),
         first=first,
         sum=Norm(),
         average=Norm(),

@@ -32,18 +32,19 @@ def parameter_names(f: Callable[..., Any], constants: Mapping[int, Any]) -> dict
         if id(value) in paths:
             found[variable] = paths[id(value)]
         elif arrays and written_in_text(value):  # JAX holds a copy of a NumPy array
-            same = (name for leaf, name in arrays if _equal(leaf, value))
+            same = (name for leaf, name in arrays if _taken_from(leaf, value))
             name = next(same, None)
             if name is not None:
                 found[variable] = name or "array"
     return found
 
 
-def _equal(leaf: np.ndarray, value: Any) -> bool:
-    if leaf.shape != np.shape(value):
-        return False
+def _taken_from(leaf: np.ndarray, value: Any) -> bool:
+    """Whether all numbers of the value stand in the array: a copy, transposed or cut or cast."""
     array = np.asarray(value)
-    return bool(np.array_equal(leaf.astype(array.dtype), array))
+    if leaf.size < array.size or not np.issubdtype(leaf.dtype, np.number):
+        return False
+    return bool(np.isin(array, leaf.astype(array.dtype)).all())
 
 
 def _holders(f: Any, depth: int = 0) -> Iterator[Any]:

@@ -130,11 +130,10 @@ class Program:
                 f"{s.operation.name!r} at {s.operation.where}" for _, s in unsupported
             )
             _warn(f"lrp: these operations have no rule and keep their plain VJP: {listed}.")
-        for where in dict.fromkeys(
-            s.operation.where for s in self.sites if isinstance(s, OwnDerivativeSite)
-        ):
+        own = [s for s in self.sites if isinstance(s, OwnDerivativeSite)]
+        for where, how in dict.fromkeys((s.operation.where, s.how) for s in own):
             _warn(
-                f"lrp: {where}: a custom_vjp keeps its own backward pass; put it in a named "
+                f"lrp: {where}: a {how} keeps its own backward pass; put it in a named "
                 "jax.jit and call lrp.register_rule to choose another."
             )
         guesses = [guess for plan in walk(self.plan) for guess in plan.guesses]

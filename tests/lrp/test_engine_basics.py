@@ -15,7 +15,7 @@ from flax import nnx
 from helpers import relative_error
 
 from isnet_jax import UserError, lrp
-from isnet_jax.lrp import _registry
+from isnet_jax.lrp.trace import registry as rules_of_names
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -398,7 +398,7 @@ def test_the_table_marks_what_is_unsupported_and_vjp_says_where_it_is():
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(_registry, "_handlers", dict(_registry._handlers))
+    monkeypatch.setattr(rules_of_names, "_handlers", dict(rules_of_names._handlers))
 
 
 @pytest.mark.usefixtures("registry")

@@ -13,11 +13,11 @@ RULES = {
     "zero": (lrp.Zero(), lambda *a, ones: oracle.epsilon(*a, 0.0)),
     "epsilon": (lrp.Composite(layer=lrp.Epsilon(0.1)), lambda *a, ones: oracle.epsilon(*a, 0.1)),
     "epsilon, zero bias": (
-        lrp.Epsilon(0.1, zero_bias=True),
+        lrp.LayerEpsilon(0.1, zero_bias=True),
         lambda *a, ones: oracle.epsilon(*a, 0.1, zero_bias=True),
     ),
     "epsilon, constant bias": (
-        lrp.Epsilon(0.1, constant_bias=True),
+        lrp.LayerEpsilon(0.1, constant_bias=True),
         lambda *a, ones: oracle.epsilon(*a, 0.1),
     ),
     "epsilon, a function": (

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 RULES = {
     "zero": lrp.Zero(),
     "epsilon": lrp.Composite(layer=lrp.Epsilon(0.1)),
-    "epsilon, zero bias": lrp.Epsilon(0.1, zero_bias=True),
+    "epsilon, zero bias": lrp.LayerEpsilon(0.1, zero_bias=True),
     "flex": lrp.Epsilon(0.1),
     "gamma": lrp.Gamma(0.3, 0.1),
     "z+": lrp.ZPlus(0.1),

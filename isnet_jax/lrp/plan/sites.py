@@ -223,6 +223,10 @@ class OwnDerivativeSite(Site):
     kind: ClassVar[str] = "custom_vjp"
 
     @property
+    def how(self) -> str:
+        return "custom_vjp" if "bwd" in self.operation.params else "custom_jvp"
+
+    @property
     def applied(self) -> str:
         return "its own VJP"
 
