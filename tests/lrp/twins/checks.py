@@ -70,10 +70,6 @@ class Verdict:
     errors: dict[str, float] = dataclasses.field(default_factory=dict)
     message: str = ""
 
-    @property
-    def bad(self) -> bool:
-        return self.status in ("wrong", "refused", "crashed")
-
     def __str__(self) -> str:
         shown = (f"{name} {error:.1e}" for name, error in self.errors.items())
         return f"{self.status}: {self.message or ', '.join(shown)}"
