@@ -70,10 +70,6 @@ class Verdict:
     errors: dict[str, float] = dataclasses.field(default_factory=dict)
     message: str = ""
 
-    @property
-    def bad(self) -> bool:
-        return self.status in ("wrong", "refused", "crashed")
-
     def __str__(self) -> str:
         shown = (f"{name} {error:.1e}" for name, error in self.errors.items())
         return f"{self.status}: {self.message or ', '.join(shown)}"
@@ -103,9 +99,11 @@ def measure(program: Program, rewrites: tuple[Rewrite, ...], recipe: Recipe) -> 
     arguments = program.draw()
     seed, weights, direction = _directions(program)
     explained = explain(program, rewrites, recipe)
+    closed = parameters_are_closed(rewrites)
 
     def both(arguments):
-        relevance, logits = explained(*arguments, seed)
+        parameters = program.draw()[0] if closed else arguments[0]
+        relevance, logits = explained(parameters, arguments[1], seed)
         return ((relevance * direction).sum(), (logits * weights).sum()), relevance
 
     def measured(arguments):
@@ -166,7 +164,7 @@ def check(program: Program, rewrites: tuple[Rewrite, ...], rule: str) -> Verdict
         twin = _attempt(program, rewrites, recipe)
         if isinstance(twin, Verdict):
             return twin
-        errors = compare(plain, twin, gradient)
+        errors = compare(plain, twin, gradient, closed=parameters_are_closed(rewrites))
     good = all(error <= LIMITS[name] for name, error in errors.items())
     return Verdict("right" if good else "wrong", errors)
 
@@ -186,12 +184,21 @@ def _attempt(program, rewrites, recipe) -> dict[str, Any] | Verdict:
         return Verdict("crashed", message=f"{type(error).__name__}: {error}")
 
 
-def compare(plain, twin, gradient) -> dict[str, float]:
-    """Errors by the names of `LIMITS`."""
+def parameters_are_closed(rewrites: tuple[Rewrite, ...]) -> bool:
+    """Whether the twin has its parameters as constants, which have no gradient."""
+    return any(r.name == "parameters closed over" for r in rewrites)
+
+
+def compare(plain, twin, gradient, *, closed: bool) -> dict[str, float]:
+    """Errors by the names of `LIMITS`; where parameters are closed over, gradients by x only."""
+
+    def moved(gradients):
+        return gradients[1] if closed else gradients
+
     errors = {
         "heatmap": _error(twin["heatmap"], plain["heatmap"]),
-        "gradient": _error(twin["gradient"], gradient),
-        "second order": _error(twin["second order"], plain["second order"]),
+        "gradient": _error(moved(twin["gradient"]), moved(gradient)),
+        "second order": _error(moved(twin["second order"]), moved(plain["second order"])),
     }
     if "differences" in twin:
         errors["differences"] = float(twin["differences"])

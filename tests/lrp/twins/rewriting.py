@@ -53,6 +53,7 @@ def _sample(run, p):
 
 WRAPS = {
     "jit": Wrap(lambda run, p, h: jax.jit(run)(p, h)),
+    "jit, inline": Wrap(lambda run, p, h: jax.jit(run, inline=True)(p, h)),
     "jit, closure": Wrap(lambda run, p, h: jax.jit(lambda h: run(p, h))(h)),
     "remat": Wrap(lambda run, p, h: jax.checkpoint(run)(p, h)),
     "remat, closure": Wrap(lambda run, p, h: jax.checkpoint(lambda h: run(p, h))(h)),
@@ -228,6 +229,7 @@ PARAMETERS: dict[str, Callable[[Any], Any]] = {
 
 GIVE: dict[str, tuple[Callable[[Any], tuple[Any, ...]], Callable[..., Any]]] = {
     "plain": (lambda x: (x,), lambda x: x),
+    "parameters closed over": (lambda x: (x,), lambda x: x),
     "dict": (
         lambda x: ({"left": x[..., :2], "right": x[..., 2:]},),
         lambda x: jnp.concatenate([x["left"], x["right"]], -1),
