@@ -17,7 +17,7 @@ from isnet_jax.lrp.plan.sites import (
     WinnerSite,
 )
 from isnet_jax.lrp.rules import Epsilon, RelevanceRule, Stabiliser
-from isnet_jax.lrp.trace.jaxpr import Constant, Operation, Variable, scan_counts
+from isnet_jax.lrp.trace.jaxpr import JOIN, Constant, Operation, Variable, scan_counts
 from isnet_jax.lrp.trace.primitives import LAYERS, MOVES, SUMS, WINNERS
 
 STABILISER = 1e-6
@@ -86,7 +86,7 @@ def _onwards(plan: Plan, carried: Carried) -> tuple[Carried, ...] | None:
     if isinstance(site, LayerSite):
         return ((site.x, epsilon),) if isinstance(site.rule, RelevanceRule) else ()
     producer = flow.producer[variable]
-    moves = isinstance(site, WinnerSite | TapSite) or producer.name in MOVES | WINNERS
+    moves = isinstance(site, WinnerSite | TapSite) or producer.name in (*MOVES, *WINNERS, JOIN)
     if moves or variable in plan.preprocessed:
         return tuple((v, epsilon) for v in dict.fromkeys(moved_inputs(plan, producer, variable)))
     divides = producer.name == "div" and producer.inputs[1] in flow.carrying_inputs(producer)

@@ -10,7 +10,14 @@ from typing import Literal
 from isnet_jax.lrp.plan.sites import Plan, Step
 from isnet_jax.lrp.trace import marks
 from isnet_jax.lrp.trace.dependence import Flow
-from isnet_jax.lrp.trace.jaxpr import Constant, Operand, Operation, Variable, written_in_text
+from isnet_jax.lrp.trace.jaxpr import (
+    JOIN,
+    Constant,
+    Operand,
+    Operation,
+    Variable,
+    written_in_text,
+)
 from isnet_jax.lrp.trace.primitives import MOVES, SHAPING, facts
 
 Channels = tuple[tuple[int, ...], ...]
@@ -265,7 +272,7 @@ def reads_input(variable: Variable, flow: Flow, sources: Set[Variable], weights:
         elif facts(producer.name).passing == "layer":
             if not is_fixed_map(producer, carrying, flow, weights):
                 return False
-        elif producer.name not in MOVES:
+        elif producer.name not in MOVES and producer.name != JOIN:
             return False
         if flow.is_identity(producer) and len(producer.outputs) > 1:
             stack.append(producer.inputs[producer.outputs.index(current)])  # pyright: ignore

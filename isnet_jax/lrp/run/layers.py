@@ -210,12 +210,21 @@ class Folding:
                 return operand.value
             if operand in self.first_sources:
                 return _filled(self.values[operand], level)
-            return known.get(operand, self.values[operand])
+            if operand not in known:
+                inside = operand not in wanted and operand in self.values
+                known[operand] = self.values[operand] if inside else computed(operand)
+            return known[operand]
 
+        def computed(operand: Variable) -> Any:
+            producer = self.flow.producer[operand]
+            outputs = producer.bind(*map(read, producer.inputs))
+            known.update(zip(producer.outputs, outputs, strict=True))
+            return known[operand]
+
+        # In the order they run, so that `read` goes no deeper than what a branch keeps to itself.
         for operation in self.graph.operations:
             if not wanted.isdisjoint(operation.outputs):
-                outputs = operation.bind(*map(read, operation.inputs))
-                known.update(zip(operation.outputs, outputs, strict=True))
+                computed(operation.outputs[0])
         return known[variable]
 
 

@@ -226,19 +226,18 @@ class _Builder:
             self._inside(lambda body=body: self._opened(equation, body, operands))
             for body in branches
         ]
-        joins = tuple(
-            self._operation(
-                JOIN,
-                (index, *(outputs[position] for outputs, _ in built)),
-                (self.fresh(variable.aval),),
-                {},
-                equation,
-                _joined,
-            )
-            for position, variable in enumerate(equation.outvars)
-        )
-        self.block.append(Branches(index, tuple(block for _, block in built), joins))
-        return tuple(join.outputs[0] for join in joins)
+        results, joins = [], []
+        for position, variable in enumerate(equation.outvars):
+            chosen = [outputs[position] for outputs, _ in built]
+            if all(operand == chosen[0] for operand in chosen):
+                results.append(chosen[0])  # every branch hands the same value through
+                continue
+            output = self.fresh(variable.aval)
+            inputs = (index, *chosen)
+            joins.append(self._operation(JOIN, inputs, (output,), {}, equation, _joined))
+            results.append(output)
+        self.block.append(Branches(index, tuple(block for _, block in built), tuple(joins)))
+        return tuple(results)
 
     def _one_step(self, equation: Any, inputs: tuple[Operand, ...]) -> tuple[Operand, ...]:
         constants, carried = scan_counts(equation.params)
