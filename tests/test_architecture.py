@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import sys
 from pathlib import Path
 
@@ -10,14 +11,18 @@ import jax.numpy as jnp
 import jaxtyping
 import pytest
 
+import isnet_jax
+import isnet_jax.data
+import isnet_jax.training
 from isnet_jax import losses
 
 PACKAGE = Path(__file__).parents[1] / "isnet_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part of the package may import of the others; itself and `errors` always.
-FOUNDATIONS = {"errors", "files"}
+FOUNDATIONS = {"_lazy", "errors", "files"}
 PARTS = {
+    "_lazy": set(),
     "errors": set(),
     "files": {"errors"},
     "lrp": {"errors"},
@@ -37,7 +42,7 @@ PARTS = {
 # Above those stand the main job's parts, which may import all of them but not the command line.
 TOP = {"cli"}
 # `isnet_jax/__init__.py` re-exports.
-EXPORTS = {"lrp", "models", "errors", "classification", "config", "objective"}
+EXPORTS = {"_lazy", "lrp", "models", "errors", "classification", "config", "objective"}
 
 
 def part_of(file: Path) -> str:
@@ -70,6 +75,15 @@ def test_imports_go_one_way(file):
         assert imported <= PARTS[part] | {part}
     else:
         assert part in TOP or not imported & TOP
+
+
+@pytest.mark.parametrize("package", [isnet_jax, isnet_jax.data, isnet_jax.training])
+def test_type_checkers_and_users_see_the_same_names(package):
+    (block,) = (n for n in ast.parse(inspect.getsource(package)).body if isinstance(n, ast.If))
+    typed = {name.name for node in block.body for name in getattr(node, "names", ())}
+    assert typed <= set(dir(package))
+    for name in typed:
+        assert getattr(package, name) is not None
 
 
 def test_lrp_knows_only_jax_and_numpy():
