@@ -1,6 +1,6 @@
 """Draw docs/images/gallery.png: one photograph, one network, every composite.
 
-    pip install -e ".[docs]" && python docs/gallery.py
+    pip install -e . && python docs/gallery.py
 
 No pretrained weights: in a few minutes on two cores a small network learns to tell apart crops of
 scikit-image's photographs, which the package brings along. See docs/gallery.md.
