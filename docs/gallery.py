@@ -21,7 +21,7 @@ from skimage import data
 from skimage.transform import rescale
 
 from isnet_jax import lrp, models
-from isnet_jax.visualize import as_image, relevance_rgb
+from isnet_jax.report.heatmaps import as_image, relevance_rgb
 
 # Where the classes are in the photograph at half its size: top, bottom, left, right.
 OBJECTS = {

@@ -8,8 +8,8 @@ from isnet_jax.errors import UserError as UserError
 if TYPE_CHECKING:
     from isnet_jax import lrp as lrp
     from isnet_jax import models as models
-    from isnet_jax.classification import Classification as Classification
-    from isnet_jax.config import ISNetConfig as ISNetConfig
+    from isnet_jax.objective import Classification as Classification
+    from isnet_jax.objective import ISNetConfig as ISNetConfig
     from isnet_jax.objective import isnet_loss as isnet_loss
     from isnet_jax.objective import plain_loss as plain_loss
 
@@ -18,8 +18,6 @@ __getattr__, __dir__ = exports(
     {
         "lrp": (),
         "models": (),
-        "classification": ("Classification",),
-        "config": ("ISNetConfig",),
-        "objective": ("isnet_loss", "plain_loss"),
+        "objective": ("Classification", "ISNetConfig", "isnet_loss", "plain_loss"),
     },
 )
