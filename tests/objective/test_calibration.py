@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from rich.console import Console
-from test_objective import Tapped, batch_of
+from small_isnet import Tapped, batch_of
 from tiny_training import PLAIN, SMALL, split
 
 from isnet_jax import Classification, ISNetConfig, UserError, isnet_loss

@@ -16,60 +16,27 @@ import numpy as np
 import pytest
 from flax import nnx
 from helpers import directional_errors, of_parameters, relative_error
+from small_isnet import (
+    BASE,
+    CLASSES,
+    Tapped,
+    batch_of,
+    small,
+    stepper,
+    without_aux,
+)
 
-from isnet_jax import ISNetConfig, UserError, isnet_loss, lrp, models, plain_loss
+from isnet_jax import ISNetConfig, UserError, isnet_loss, models, plain_loss
 from isnet_jax.objective import losses
 from isnet_jax.objective.loss import supervised_places
 from isnet_jax.objective.seeds import explained
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-CLASSES = 4
-KEY = 5
-
-
-@functools.cache
-def drawn_small() -> nnx.Module:
-    model = models.create("small", num_classes=CLASSES, rngs=nnx.Rngs(0))
-    models.load_torch(model, golden_values.drawn_weights(model, 3))
-    return model
-
-
-def small(train: bool) -> nnx.Module:
-    model = nnx.clone(drawn_small())
-    (model.train if train else model.eval)()
-    return model
-
 
 def traced(model: nnx.Module, batch: dict[str, jax.Array], config: ISNetConfig) -> None:
     """For errors: isnet_loss, traced only."""
     jax.eval_shape(lambda: isnet_loss(nnx.clone(model), batch, config))
-
-
-def batch_of(size: int = 8) -> dict[str, jax.Array]:
-    return golden_values.drawn_batch(2, 3, size, CLASSES)
-
-
-def stepper(config: ISNetConfig, train: bool) -> tuple[Any, Any]:
-    """Value and gradient of isnet_loss on `small`, and the parameters."""
-    model, batch = small(train), batch_of()
-    loss, parameters = of_parameters(
-        model, lambda model: isnet_loss(model, batch, config, rng=jax.random.key(KEY))
-    )
-    return jax.jit(jax.value_and_grad(loss, has_aux=True)), parameters
-
-
-def without_aux(step: Any) -> Any:
-    def run(parameters):
-        (value, _), gradient = step(parameters)
-        return value, gradient
-
-    return run
-
-
-# Without z^B the loss has no constants that the gradient passes over. The foreground's range is
-# such that samples fall below C1, between, and beyond C2.
-BASE = ISNetConfig(box_rule=False, foreground_range=(0.3, 0.4), gwrp_decay=0.95)
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
@@ -313,23 +280,6 @@ def test_one_trace_for_many_batches():
         for n in range(3)
     ]
     assert len(set(values)) == 3
-
-
-class Tapped(nnx.Module):
-    """Two convolutions and a marked place."""
-
-    supervised_places = ("middle",)
-
-    def __init__(self, rngs: nnx.Rngs, **changes: Any):
-        options: dict[str, Any] = {"param_dtype": float, "rngs": rngs, **changes}
-        self.first = nnx.Conv(3, 4, (3, 3), **options)
-        self.second = nnx.Conv(4, 5, (3, 3), strides=2, **options)
-        self.head = nnx.Linear(5, CLASSES, **options)
-
-    def __call__(self, x):
-        x = lrp.tap(nnx.relu(self.first(x)), "middle")
-        x = lrp.tap(nnx.relu(self.second(x)), "end")
-        return self.head(x.mean((1, 2)))
 
 
 @pytest.mark.parametrize("places", [True, ("middle", "end")])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from helpers import directional_errors, of_parameters, relative_error
-from test_objective import BASE, CLASSES, Tapped, batch_of, small, stepper, without_aux
+from small_isnet import BASE, CLASSES, Tapped, batch_of, small, stepper, without_aux
 
 from isnet_jax import Classification, ISNetConfig, UserError, isnet_loss, lrp
 from isnet_jax.objective import losses
