@@ -195,7 +195,7 @@ def test_a_folder_that_another_process_trains_in(
 ):
     out = Path(shutil.copytree(finished, tmp_path / "run"))
     (out / "metrics.json").unlink()
-    program = "import sys, pathlib; from isnet_jax import run_folder\n"
+    program = "import sys, pathlib; from isnet_jax.commands import run_folder\n"
     program += (
         "with run_folder.lock(pathlib.Path(sys.argv[1])): print('locked', flush=True); input()"
     )

@@ -69,7 +69,7 @@ def test_help_of_the_program(capsys):
 
 def test_help_needs_neither_jax_nor_flax():
     program = (
-        "import sys; from isnet_jax import cli; main(['--help']); "
+        "import sys; from isnet_jax.commands.main import main; main(['--help']); "
         "sys.exit(any(name in sys.modules for name in ('jax', 'flax', 'matplotlib')))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

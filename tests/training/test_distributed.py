@@ -138,7 +138,7 @@ def test_the_command_in_two_processes(tmp_path: Path):
 
     def command(coordinator: str, index: int) -> list:
         return [
-            "-c", "from isnet_jax import cli; cli.main()", "train", "biased-digits",
+            "-c", "from isnet_jax.commands.main import main; main()", "train", "biased-digits",
             "--out", out, "--data-dir", tmp_path / "data", "--data.limit", 100,
             "--epochs", 1, "--plain-epochs", 1, "--batch-size", 16,
             "--processes.coordinator", coordinator,
