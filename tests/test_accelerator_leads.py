@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isnet_jax.losses import gwrp
+from isnet_jax.objective.losses import gwrp
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 accelerator_leads = pytest.importorskip("accelerator_leads")
