@@ -27,10 +27,10 @@ import tyro
 from flax import nnx
 
 from isnet_jax import Classification, ISNetConfig, models
-from isnet_jax.config import Variant
-from isnet_jax.job import machine
 from isnet_jax.memory import keep_freed_memory
+from isnet_jax.objective.config import Variant
 from isnet_jax.training import compile_step, init_state, make_step, objective
+from isnet_jax.training.provenance import machine
 
 
 @dataclasses.dataclass(frozen=True)

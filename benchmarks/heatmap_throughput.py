@@ -29,7 +29,7 @@ from heatmap_workers import COMPOSITES, NETWORKS, libraries
 from workers import Worker, medians, timed
 from zennit_agreement import difference
 
-from isnet_jax.job import machine
+from isnet_jax.training.provenance import machine
 
 WORKER = Path(__file__).with_name("heatmap_workers.py")
 

@@ -34,8 +34,8 @@ from isnet_jax.data import (
     prepare_own,
     train_iterator,
 )
-from isnet_jax.job import machine
 from isnet_jax.training import OptimiserConfig, compile_step, init_state, make_step, objective
+from isnet_jax.training.provenance import machine
 
 AUGMENTATION = Augmentation(
     max_shift=4, max_rotation=15, min_crop=0.9, flip_horizontal=True, flip_vertical=True

@@ -21,8 +21,8 @@ import tyro
 from flax import nnx
 
 from isnet_jax import lrp, models
-from isnet_jax.job import machine
 from isnet_jax.training import compiler_options
+from isnet_jax.training.provenance import machine
 
 
 @dataclasses.dataclass(frozen=True)

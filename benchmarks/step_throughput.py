@@ -57,7 +57,7 @@ def measure(row: str, mode: str, options: Benchmark) -> dict[str, Any]:
             name: stack.enter_context(Worker(WORKER, name, row, mode)) for name in ("jax", "torch")
         }
         answers = timed(sides, seconds=options.seconds, repeats=options.repeats)
-    ready = {name: side.ready for name, side in sides.items()}
+    ready = {name: side.ready() for name, side in sides.items()}
     seconds = {name: [a["seconds"] for a in found] for name, found in answers.items()}
     median = medians(answers)
     return {

@@ -12,6 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from workers import one_heap_that_is_kept, serve
@@ -21,12 +22,13 @@ CLIP, LEARNING_RATE, MOMENTUM = 1.0, 1e-2, 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A workload: network, images a step, their side in pixels, classes."""
+    """A workload: network, images a step, their side in pixels, classes; the network's options."""
 
     network: str
     batch: int
     size: int
     classes: int
+    options: tuple[tuple[str, Any], ...] = ()
 
 
 ROWS = {
@@ -63,63 +65,138 @@ def data(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return images, mask, r.integers(0, row.classes, row.batch)
 
 
-def jax_side(row: Row, mode: str) -> Callable[[], float]:
+def jax_model(row: Row, options: Mapping[str, Any] | None = None) -> Any:
+    """The network with the shared weights, as NumPy arrays.
+
+    Args:
+      options: of `models.create`, besides the row's.
+    """
+    import jax
+    from flax import nnx
+
+    from isnet_jax import models
+
+    given = dict(row.options) | dict(options or {})
+    # Without values: drawing them one by one compiles a program for each shape.
+    model: Any = nnx.eval_shape(
+        lambda: models.create(row.network, num_classes=row.classes, rngs=nnx.Rngs(0), **given)
+    )
+    order = {4: (3, 2, 0, 1), 2: (1, 0)}
+    shapes = {name: v.get_value().shape for name, v in models.torch_names(model).items()}
+    shapes = {n: tuple(s[i] for i in order.get(len(s), range(len(s)))) for n, s in shapes.items()}
+    with jax.default_device(jax.devices("cpu")[0]):
+        models.load_torch(model, weights(shapes))
+    graph, state = nnx.split(model)
+    return nnx.merge(graph, jax.tree.map(np.asarray, state))
+
+
+def jax_training(
+    row: Row, mode: str, *, options: Mapping[str, Any] | None = None, flat: bool = False
+) -> tuple[Callable[..., Any], Any, dict[str, Any]]:
+    """The step, the state before the first one and the batch, as NumPy arrays.
+
+    Args:
+      mode: of `MODES`; or "quarter", Selective for a quarter of the batch.
+      options: of `models.create`, besides the row's.
+      flat: the optimiser sees one vector.
+    """
     import jax
     import jax.numpy as jnp
     import optax
     from flax import nnx
 
-    from isnet_jax import Classification, ISNetConfig, models
-    from isnet_jax.memory import keep_freed_memory
-    from isnet_jax.training import compile_step, init_state, make_step, objective
+    from isnet_jax import Classification, ISNetConfig
+    from isnet_jax.training import TrainState, make_step, objective
 
-    keep_freed_memory()
-    model = models.create(row.network, num_classes=row.classes, rngs=nnx.Rngs(0))
-    names = models.torch_names(model)
-    order = {4: (3, 2, 0, 1), 2: (1, 0)}
-    shapes = {n: np.shape(v[...]) for n, v in names.items()}
-    shapes = {n: tuple(s[i] for i in order.get(len(s), range(len(s)))) for n, s in shapes.items()}
-    models.load_torch(model, weights(shapes))
+    model = jax_model(row, options)
+    _, parameters, rest = nnx.split(model, nnx.Param, ...)
     optimiser = optax.chain(
         optax.clip_by_global_norm(CLIP), optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
     )
-    config = Classification() if mode == "plain" else ISNetConfig(variant=mode)
-    run = compile_step(make_step(model, objective(config), optimiser))
+    if flat:
+        optimiser = optax.flatten(optimiser)
+    if mode == "plain":
+        config = Classification()
+    elif mode == "quarter":
+        config = ISNetConfig(variant="selective", heatmap_fraction=0.25)
+    else:
+        config = ISNetConfig(variant=mode)  # pyright: ignore[reportArgumentType]
+    step = make_step(model, objective(config), optimiser)
+    started = jax.jit(optimiser.init)(parameters)
+    state = TrainState(jnp.zeros((), jnp.int32), jax.random.key(0), parameters, rest, started)
     images, mask, labels = data(row)
-    batch = jax.device_put({"image": images, "mask": mask, "label": labels.astype(np.int32)})
-    state = [init_state(model, optimiser, jax.random.key(0))]
+    return step, state, {"image": images, "mask": mask, "label": labels.astype(np.int32)}
 
-    def step() -> float:
+
+def jax_side(row: Row, mode: str) -> Callable[[], float]:
+    import jax
+
+    from isnet_jax.memory import keep_freed_memory
+    from isnet_jax.training import compile_step
+
+    keep_freed_memory()
+    step, first, batch = jax_training(row, mode)
+    run = compile_step(step)
+    # Copies: arrays made from NumPy's may share its memory, and these are donated.
+    state, batch = [jax.tree.map(jax.numpy.copy, first)], jax.device_put(batch)
+
+    def call() -> float:
         state[0], metrics = run(state[0], batch)
-        return float(jnp.asarray(metrics["loss"]))
+        return float(metrics["loss"])
+
+    return call
+
+
+def torch_training(
+    row: Row,
+    mode: str,
+    *,
+    device: str = "cpu",
+    explained: bool = True,
+    autocast: bool = False,
+    compiled: bool = False,
+) -> Callable[[], Any]:
+    """A step that returns its loss, a tensor on the device.
+
+    Args:
+      explained: the network is ready for LRP; otherwise it is torchvision's own.
+      autocast: to bfloat16.
+      compiled: forward and backward pass by `torch.compile`.
+    """
+    import torch
+    import torch_isnet
+
+    model = torch_isnet.create(row.network, row.classes, explained=explained, **dict(row.options))
+    drawn = weights({n: tuple(v.shape) for n, v in model.state_dict().items() if v.ndim})
+    model.load_state_dict({n: torch.from_numpy(v) for n, v in drawn.items()}, strict=False)
+    model = model.to(device, memory_format=torch.channels_last)
+    images, mask, labels = data(row)
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2)).to(device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    m = torch.from_numpy(mask.transpose(0, 3, 1, 2).copy()).to(device)
+    y = torch.from_numpy(labels).to(device)
+    optimiser = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=MOMENTUM, foreach=True)
+    network = torch.compile(model) if compiled else model
+
+    def step() -> torch.Tensor:
+        optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
+            loss = torch_isnet.loss(network, mode, x, m, y)  # pyright: ignore[reportArgumentType]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimiser.step()
+        return loss.detach()
 
     return step
 
 
 def torch_side(row: Row, mode: str) -> Callable[[], float]:
     import torch
-    import torch_isnet
 
     one_heap_that_is_kept()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model = torch_isnet.create(row.network, row.classes)
-    drawn = weights({n: tuple(v.shape) for n, v in model.state_dict().items() if v.ndim})
-    model.load_state_dict({n: torch.from_numpy(v) for n, v in drawn.items()}, strict=False)
-    model = model.to(memory_format=torch.channels_last)
-    images, mask, labels = data(row)
-    x = torch.from_numpy(images.transpose(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
-    m, y = torch.from_numpy(mask.transpose(0, 3, 1, 2).copy()), torch.from_numpy(labels)
-    optimiser = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=MOMENTUM, foreach=True)
-
-    def step() -> float:
-        optimiser.zero_grad(set_to_none=True)
-        loss = torch_isnet.loss(model, mode, x, m, y)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimiser.step()
-        return loss.item()
-
-    return step
+    step = torch_training(row, mode)
+    return lambda: step().item()
 
 
 SIDES = {"jax": jax_side, "torch": torch_side}

@@ -1,23 +1,26 @@
 """Sides of a benchmark in processes of their own, timed in turns.
 
 A worker script calls `serve`; the script that compares enters one `Worker` a side and `timed` asks
-them in turns. Each side has threads, a heap and a compiler of its own.
+them in turns. Each side has threads, a heap and a compiler of its own. Where they share an
+accelerator, `slot` keeps them from compiling, which tries kernels there, while another is timed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import resource
+import select
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 
 def one_heap_that_is_kept() -> None:
@@ -26,10 +29,20 @@ def one_heap_that_is_kept() -> None:
         ctypes.CDLL(None).mallopt(option, value)
 
 
-def serve(call: Callable[[], float], ready: Mapping[str, float]) -> None:
+def resident_gb() -> float:
+    """The most memory that this process ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def serve(
+    call: Callable[[], SupportsFloat],
+    ready: Mapping[str, Any],
+    peak_gb: Callable[[], float] = resident_gb,
+) -> None:
     """Print `ready`; answer every number n on standard input with n calls, until it closes.
 
-    An answer is a line of JSON: seconds a call, what the last call returned, peak memory in GB.
+    An answer is a line of JSON: seconds a call, what the last call returned, peak memory in GB. A
+    call may return before its value is computed; the clock stops when the last value is there.
     """
     print(json.dumps(ready), flush=True)
     for line in sys.stdin:
@@ -37,20 +50,53 @@ def serve(call: Callable[[], float], ready: Mapping[str, float]) -> None:
         started = time.perf_counter()
         for _ in range(count):
             value = call()
+        value = float(value)
         seconds = (time.perf_counter() - started) / count
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        print(json.dumps({"seconds": seconds, "value": value, "peak_gb": peak}), flush=True)
+        print(json.dumps({"seconds": seconds, "value": value, "peak_gb": peak_gb()}), flush=True)
+
+
+@contextlib.contextmanager
+def slot(folder: Path, count: int) -> Iterator[None]:
+    """One of `count` slots that all processes with this folder share, when one is free."""
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context((folder / f"slot{n}").open("w")) for n in range(count)]
+        while not any(map(_locked, files)):
+            time.sleep(0.05)
+        yield
+
+
+@contextlib.contextmanager
+def all_slots(folder: Path, count: int) -> Iterator[None]:
+    """Every slot, when those who hold one have left it."""
+    with contextlib.ExitStack() as stack:
+        for number in range(count):
+            file = stack.enter_context((folder / f"slot{number}").open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _locked(file: Any) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class WorkerEndedError(SystemExit):
+    """A worker ended before it answered."""
 
 
 class Worker:
-    """A process that serves, ended with the context; `ready` is what it printed first.
+    """A process that serves, ended with the context.
 
     Args:
       script: the worker's.
       arguments: for its command line.
+      wait: until it is ready.
     """
 
-    def __init__(self, script: Path, *arguments: object):
+    def __init__(self, script: Path, *arguments: object, wait: bool = True):
         self._command = [sys.executable, str(script), *map(str, arguments)]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by __exit__)
         self._process = subprocess.Popen(
@@ -60,7 +106,26 @@ class Worker:
             stderr=self._errors,
             text=True,
         )
-        self.ready = self._answer()
+        self._ready: dict[str, Any] | None = None
+        if wait:
+            self.ready()
+
+    def ready(self) -> dict[str, Any]:
+        """What it printed first, when it did."""
+        if self._ready is None:
+            self._ready = self._answer()
+        return self._ready
+
+    def is_ready(self, seconds: float) -> bool:
+        """Whether it is ready, or has ended; after a wait of so many seconds if it is not."""
+        assert self._process.stdout is not None
+        return self._ready is not None or bool(
+            select.select([self._process.stdout], [], [], seconds)[0]
+        )
+
+    def kill(self) -> None:
+        """End it now, whatever it does."""
+        self._process.kill()
 
     def __enter__(self) -> Worker:
         return self
@@ -84,7 +149,7 @@ class Worker:
         if not line:
             self._process.wait()
             self._errors.seek(0)
-            raise SystemExit(
+            raise WorkerEndedError(
                 f"a worker ended early: {' '.join(self._command)}\n{self._errors.read()}"
             )
         return json.loads(line)

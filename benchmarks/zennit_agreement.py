@@ -37,7 +37,7 @@ from flax import nnx
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
 from isnet_jax import lrp, models
-from isnet_jax.job import machine
+from isnet_jax.training.provenance import machine
 
 # name -> zennit's composite, ours.
 COMPOSITES: dict[str, tuple[Callable[..., Any], lrp.Composite]] = {

@@ -1,6 +1,6 @@
 """Draw docs/images/gallery.png: one photograph, one network, every composite.
 
-    pip install -e ".[docs]" && python docs/gallery.py
+    pip install -e . && python docs/gallery.py
 
 No pretrained weights: in a few minutes on two cores a small network learns to tell apart crops of
 scikit-image's photographs, which the package brings along. See docs/gallery.md.
@@ -21,7 +21,7 @@ from skimage import data
 from skimage.transform import rescale
 
 from isnet_jax import lrp, models
-from isnet_jax.visualize import as_image, relevance_rgb
+from isnet_jax.report.heatmaps import as_image, relevance_rgb
 
 # Where the classes are in the photograph at half its size: top, bottom, left, right.
 OBJECTS = {

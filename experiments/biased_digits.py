@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from isnet_jax import comparison
+from isnet_jax.commands import digits
 from isnet_jax.files import write_atomically
 
 COLUMNS = ("biased", "unbiased", "confounding", "background_relevance")
@@ -33,7 +33,7 @@ class Experiment:
       data_dir: where prepared data sets are kept.
     """
 
-    config: comparison.ConfigName = "full"
+    config: digits.ConfigName = "full"
     seeds: tuple[int, ...] = (0, 1, 2)
     out: Path = Path("runs/biased-digits-seeds")
     data_dir: Path = Path("datasets")
@@ -43,7 +43,7 @@ def main(experiment: Experiment) -> None:
     console = Console()
     runs = []
     for seed in experiment.seeds:
-        default = comparison.CONFIGS[experiment.config]
+        default = digits.CONFIGS[experiment.config]
         job = dataclasses.replace(
             default,
             out=experiment.out / f"{experiment.config}-{seed}",
@@ -51,7 +51,7 @@ def main(experiment: Experiment) -> None:
             data=dataclasses.replace(default.data, seed=seed),
             seed=seed,
         )
-        runs.append(comparison.run(job, console))
+        runs.append(digits.run(job, console))
     table = {
         "config": experiment.config,
         "seeds": experiment.seeds,
@@ -60,7 +60,7 @@ def main(experiment: Experiment) -> None:
         "minutes": [round(run["seconds"] / 60, 1) for run in runs],
         **{
             network: {column: [run[network][column] for run in runs] for column in COLUMNS}
-            for network in comparison.NETWORKS
+            for network in digits.NETWORKS
         },
     }
     write_atomically(experiment.out / "table.json", json.dumps(table, indent=2) + "\n")
@@ -74,7 +74,7 @@ def markdown(table: dict) -> str:
         "| network | biased | unbiased | confounding | background relevance |",
         "|---|---|---|---|---|",
     ]
-    for network in comparison.NETWORKS:
+    for network in digits.NETWORKS:
         cells = [_cell(table[network][column]) for column in COLUMNS]
         lines.append(f"| {network} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

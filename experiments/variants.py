@@ -23,21 +23,23 @@ import optax
 import tyro
 from rich.console import Console
 
-from isnet_jax import Classification, ISNetConfig, comparison
-from isnet_jax import job as jobs
-from isnet_jax.calibration import calibrate
+from isnet_jax import Classification, ISNetConfig
+from isnet_jax.commands import digits
+from isnet_jax.commands.progress import TrainingDisplay
 from isnet_jax.data import Split
+from isnet_jax.evaluation.judge import Judged, judge
 from isnet_jax.files import write_atomically
-from isnet_jax.progress import TrainingDisplay
 from isnet_jax.training import (
     ModelDescription,
     Training,
+    calibrate,
     compile_step,
     fit,
     init_state,
     make_step,
     objective,
 )
+from isnet_jax.training.provenance import machine
 
 COLUMNS = ("biased", "unbiased", "confounding", "background_relevance")
 BASE = ISNetConfig(variant="stochastic", batch_stats="constant")
@@ -88,11 +90,9 @@ class Experiment:
 def main(experiment: Experiment) -> None:
     console = Console()
     calibrated: dict[str, ISNetConfig | Classification] = {}
-    drawn = comparison.CONFIGS["demo"].data
+    drawn = digits.CONFIGS["demo"].data
     data = {
-        seed: comparison.load_data(
-            dataclasses.replace(drawn, seed=seed), experiment.data_dir, console
-        )
+        seed: digits.load_data(dataclasses.replace(drawn, seed=seed), experiment.data_dir, console)
         for seed in experiment.seeds
     }
     train = data[experiment.seeds[0]]["train"]
@@ -107,7 +107,7 @@ def main(experiment: Experiment) -> None:
             console.print(name, seed, json.loads(file.read_text()), highlight=False)
     costs = measured_costs(calibrated, train, experiment, console)
     table = {
-        "machine": jobs.machine(),
+        "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),
         "epochs": experiment.epochs,
         "seeds": experiment.seeds,
@@ -126,7 +126,7 @@ def main(experiment: Experiment) -> None:
 
 
 def training_of(config: ISNetConfig | Classification, epochs: int, seed: int) -> Training:
-    job = comparison.CONFIGS["demo"]
+    job = digits.CONFIGS["demo"]
     return Training(config, job.optimiser, epochs, job.batch_size, job.augmentation, seed)
 
 
@@ -156,7 +156,7 @@ def trained(
     splits: Mapping[str, Split],
     experiment: Experiment,
     console: Console,
-) -> jobs.Judged:
+) -> Judged:
     folder = experiment.out / f"{slug(name)}-{seed}"
     with TrainingDisplay(name, folder / "logs", splits["validation"], console) as display:
         network, _ = fit(
@@ -167,7 +167,7 @@ def trained(
             folder / "network",
             display,
         )
-    return jobs.judge(network, splits)
+    return judge(network, splits)
 
 
 def measured_costs(
@@ -178,7 +178,7 @@ def measured_costs(
 ) -> dict[str, dict[str, float]]:
     """FLOPs and time of a step relative to the plain one, interleaved with it."""
     optimiser = optax.sgd(1e-3)
-    batch = jax.device_put(train.batch(slice(0, comparison.CONFIGS["demo"].batch_size)))
+    batch = jax.device_put(train.batch(slice(0, digits.CONFIGS["demo"].batch_size)))
 
     def compiled(config):
         model = description_of(train).create()

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tiny_training import ISNET, SMALL, Printing, arrays, split, timeless
 
-from isnet_jax.cli import exit_codes
+from isnet_jax.commands.main import exit_codes
 from isnet_jax.training import Launch, Processes, fit, is_first
 
 TRAINING = dataclasses.replace(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
+SMALL_ROW = ("--small", "--rows", "compact", "--modes", "selective", "--precisions", "float32")
 TINY = ("--network", "small", "--size", "16", "--batch", "2")
 
 
@@ -29,6 +30,12 @@ TINY = ("--network", "small", "--size", "16", "--batch", "2")
             (*TINY, "--images", "20", "--repeats", "2", "--steps", "1"),
             "jax",
             ("loader_throughput.json",),
+        ),
+        (
+            "accelerator",
+            (*SMALL_ROW, "--parts", "leads", "--without", "torch", "--turns", "1"),
+            "jax",
+            ("accelerator.json", "accelerator.md"),
         ),
         (
             "step_throughput",

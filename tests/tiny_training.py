@@ -19,15 +19,9 @@ import numpy as np
 from flax import nnx
 
 from isnet_jax import Classification, ISNetConfig
-from isnet_jax.cli import exit_codes
+from isnet_jax.commands.main import exit_codes
 from isnet_jax.data import Augmentation, Split
-from isnet_jax.training import (
-    CheckpointConfig,
-    ModelDescription,
-    OptimiserConfig,
-    Training,
-    fit,
-)
+from isnet_jax.training import CheckpointConfig, ModelDescription, OptimiserConfig, Training, fit
 from isnet_jax.training.speed import TIMES
 
 CLASSES = ("a", "b", "c")

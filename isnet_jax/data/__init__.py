@@ -5,57 +5,54 @@
 ``train_iterator`` turns it into batches. ``check_examples`` tells what is wrong with arrays.
 """
 
-from isnet_jax.data.augmentation import Augmentation
-from isnet_jax.data.biased_digits import (
-    SPLITS,
-    TEST_SPLITS,
-    BiasedDigits,
-    BiasedDigitsConfig,
-)
-from isnet_jax.data.loader import (
-    Batch,
-    PreparedRecords,
-    Split,
-    class_names,
-    load_split,
-    open_records,
-    train_iterator,
-)
-from isnet_jax.data.own_data import open_prepared
-from isnet_jax.data.own_preparation import OwnDataConfig, Prepared, prepare_own
-from isnet_jax.data.preparation import prepare
-from isnet_jax.data.readers import CocoSource, CsvSource, FolderSource, PixelRules, VocSource
-from isnet_jax.data.sources import Digits, load_digits
-from isnet_jax.data.synthetic_bias import BackgroundMark, foreground_mask, paint
-from isnet_jax.data.validation import check_examples
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "SPLITS",
-    "TEST_SPLITS",
-    "Augmentation",
-    "BackgroundMark",
-    "Batch",
-    "BiasedDigits",
-    "BiasedDigitsConfig",
-    "CocoSource",
-    "CsvSource",
-    "Digits",
-    "FolderSource",
-    "OwnDataConfig",
-    "PixelRules",
-    "Prepared",
-    "PreparedRecords",
-    "Split",
-    "VocSource",
-    "check_examples",
-    "class_names",
-    "foreground_mask",
-    "load_digits",
-    "load_split",
-    "open_prepared",
-    "open_records",
-    "paint",
-    "prepare",
-    "prepare_own",
-    "train_iterator",
-]
+from isnet_jax._lazy import exports
+
+if TYPE_CHECKING:
+    from isnet_jax.data.augmentation import Augmentation as Augmentation
+    from isnet_jax.data.checks import check_examples as check_examples
+    from isnet_jax.data.custom.builder import open_prepared as open_prepared
+    from isnet_jax.data.custom.preparation import OwnDataConfig as OwnDataConfig
+    from isnet_jax.data.custom.preparation import Prepared as Prepared
+    from isnet_jax.data.custom.preparation import prepare_own as prepare_own
+    from isnet_jax.data.custom.readers import CocoSource as CocoSource
+    from isnet_jax.data.custom.readers import CsvSource as CsvSource
+    from isnet_jax.data.custom.readers import FolderSource as FolderSource
+    from isnet_jax.data.custom.readers import PixelRules as PixelRules
+    from isnet_jax.data.custom.readers import VocSource as VocSource
+    from isnet_jax.data.digits.builder import SPLITS as SPLITS
+    from isnet_jax.data.digits.builder import TEST_SPLITS as TEST_SPLITS
+    from isnet_jax.data.digits.builder import BiasedDigits as BiasedDigits
+    from isnet_jax.data.digits.builder import BiasedDigitsConfig as BiasedDigitsConfig
+    from isnet_jax.data.digits.marks import BackgroundMark as BackgroundMark
+    from isnet_jax.data.digits.marks import foreground_mask as foreground_mask
+    from isnet_jax.data.digits.marks import paint as paint
+    from isnet_jax.data.digits.preparation import prepare as prepare
+    from isnet_jax.data.digits.sources import Digits as Digits
+    from isnet_jax.data.digits.sources import load_digits as load_digits
+    from isnet_jax.data.loader import train_iterator as train_iterator
+    from isnet_jax.data.prepared import PreparedRecords as PreparedRecords
+    from isnet_jax.data.prepared import class_names as class_names
+    from isnet_jax.data.prepared import load_split as load_split
+    from isnet_jax.data.prepared import open_records as open_records
+    from isnet_jax.data.split import Batch as Batch
+    from isnet_jax.data.split import Split as Split
+
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        "augmentation": ("Augmentation",),
+        "checks": ("check_examples",),
+        "custom.builder": ("open_prepared",),
+        "custom.preparation": ("OwnDataConfig", "Prepared", "prepare_own"),
+        "custom.readers": ("CocoSource", "CsvSource", "FolderSource", "PixelRules", "VocSource"),
+        "digits.builder": ("SPLITS", "TEST_SPLITS", "BiasedDigits", "BiasedDigitsConfig"),
+        "digits.marks": ("BackgroundMark", "foreground_mask", "paint"),
+        "digits.preparation": ("prepare",),
+        "digits.sources": ("Digits", "load_digits"),
+        "loader": ("train_iterator",),
+        "prepared": ("PreparedRecords", "class_names", "load_split", "open_records"),
+        "split": ("Batch", "Split"),
+    },
+)

@@ -1,82 +1,18 @@
-"""Batches: a prepared split in memory, and an endless training iterator that can be resumed."""
+"""The endless iterator of training batches, which can be resumed."""
 
 import functools
-import io
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, NotRequired, Protocol, TypedDict, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
-import tensorflow_datasets as tfds
-from jaxtyping import Bool, Float32, Int32, Int64, Shaped
-from PIL import Image
+from jaxtyping import Int64
 
 from isnet_jax.data.augmentation import Augmentation
-from isnet_jax.data.validation import check_examples
-from isnet_jax.errors import UserError, suggest
+from isnet_jax.data.split import Batch, Split, as_batch, as_labels
+from isnet_jax.errors import UserError
 
-_CHUNK: Final = 1024
 _READ_THREADS, _READ_AHEAD = 4, 8
-
-
-class Batch(TypedDict):
-    """What a training step takes: pixels and masks from 0 to 1, channels last.
-
-    Labels are classes, or for multi-label data 0 or 1 for each class. ``has_mask`` is there for
-    data that are annotated in part: where it is False nobody drew the mask, and it is all 0.
-    """
-
-    image: Float32[np.ndarray, "batch h w 3"]
-    mask: Float32[np.ndarray, "batch h w 1"]
-    label: Int32[np.ndarray, " batch"] | Float32[np.ndarray, "batch classes"]
-    has_mask: NotRequired[Bool[np.ndarray, " batch"]]
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """All examples of one split, in memory.
-
-    Attributes:
-        images: uint8 from 0 to 255, uint16 from 0 to 65,535, or float32 from 0 to 1.
-        masks: uint8, 255 on the foreground, or float32, 1 on the foreground; 0 elsewhere.
-        labels: classes, or for multi-label data 0 or 1 for each class.
-        ids: names of the samples.
-        class_names: names of the classes.
-        has_mask: False where nobody drew the mask; None if all samples have one.
-    """
-
-    images: Shaped[np.ndarray, "n h w 3"]
-    masks: Shaped[np.ndarray, "n h w 1"]
-    labels: Int32[np.ndarray, " n"] | Float32[np.ndarray, "n classes"]
-    ids: tuple[str, ...]
-    class_names: tuple[str, ...]
-    has_mask: Bool[np.ndarray, " n"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batch(self, indices: slice | Sequence[int] | np.ndarray) -> Batch:
-        """The examples at these positions."""
-        return _batch(
-            self.images[indices],
-            self.masks[indices],
-            self.labels[indices],
-            None if self.has_mask is None else self.has_mask[indices],
-        )
-
-    def check(self) -> None:
-        """Runs ``check_examples`` on all of the split.
-
-        Raises:
-            UserError: a bad sample, by its id.
-        """
-        for start in range(0, max(len(self), 1), _CHUNK):
-            chunk = slice(start, start + _CHUNK)
-            check_examples(
-                **self.batch(chunk), num_classes=len(self.class_names), ids=self.ids[chunk]
-            )
 
 
 @runtime_checkable
@@ -91,89 +27,6 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Any: ...
-
-
-def load_split(builder: tfds.core.DatasetBuilder, split: str) -> Split:
-    """Decodes a prepared split into memory and checks it.
-
-    Args:
-        builder: as returned by ``prepare`` or ``open_prepared``.
-        split: name of the split, such as ``"train"``.
-
-    Raises:
-        UserError: no such split, unreadable files, or an example that ``check_examples`` rejects.
-    """
-    records = open_records(builder, split)
-    items = [item for start in range(0, len(records), _CHUNK) for item in records.chunk(start)]
-    if not items:
-        raise UserError(f"the split {split!r} in {builder.data_dir} has no samples.")
-    images = np.stack([item["image"] for item in items])
-    loaded = Split(
-        # Grey images are not copied: all three channels are views of one.
-        images=np.broadcast_to(images, (*images.shape[:3], 3)),
-        masks=np.stack([item["mask"] for item in items]),
-        labels=_labels([item["label"] for item in items]),
-        ids=tuple(item["id"].decode() for item in items),
-        class_names=class_names(builder),
-        has_mask=np.array([item["has_mask"] for item in items]) if "has_mask" in items[0] else None,
-    )
-    loaded.check()
-    return loaded
-
-
-def open_records(builder: tfds.core.DatasetBuilder, split: str) -> "PreparedRecords":
-    """A prepared split for ``train_iterator`` to read as it goes: for data too large for memory.
-
-    Raises:
-        UserError: no such split, or unreadable files.
-    """
-    if split not in builder.info.splits:
-        raise UserError(suggest(split, builder.info.splits, what="split"))
-    return PreparedRecords(builder, split)
-
-
-def class_names(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
-    """The classes of prepared data in the order of their numbers."""
-    features: Any = builder.info.features
-    metadata: Any = builder.info.metadata or {}
-    label = features["label"]
-    names = label.names if isinstance(label, tfds.features.ClassLabel) else metadata["class_names"]
-    return tuple(names)
-
-
-class PreparedRecords:
-    """The examples of a prepared split, decoded when they are asked for."""
-
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
-        self._place, self._split = builder.data_dir, split
-        undecoded = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
-        untyped: Any = builder
-        with self._told():
-            self._source = untyped.as_data_source(split, decoders=undecoded)
-            self._count = len(self._source)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int, /) -> dict[str, Any]:
-        with self._told():
-            return _decoded(self._source[index])
-
-    def chunk(self, start: int) -> list[dict[str, Any]]:
-        """The examples from ``start`` on, some thousand at most."""
-        with self._told():
-            indices = range(start, min(start + _CHUNK, len(self)))
-            return [_decoded(record) for record in self._source.__getitems__(indices)]
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, RuntimeError, ValueError, IndexError) as error:
-            raise UserError(
-                f"the prepared split {self._split!r} in {self._place} cannot be read ({error}). "
-                "Delete this folder; it will be prepared anew."
-            ) from error
 
 
 def train_iterator(
@@ -264,44 +117,12 @@ class _Batches:
 
 def _read(records: Records, indices: np.ndarray) -> Batch:
     items = [records[index] for index in indices.tolist()]
-    return _batch(
+    return as_batch(
         np.stack([item["image"] for item in items]),
         np.stack([item["mask"] for item in items]),
-        _labels([item["label"] for item in items]),
+        as_labels([item["label"] for item in items]),
         np.array([item["has_mask"] for item in items]) if "has_mask" in items[0] else None,
     )
-
-
-def _batch(
-    images: np.ndarray, masks: np.ndarray, labels: np.ndarray, has_mask: np.ndarray | None
-) -> Batch:
-    colour = np.broadcast_to(images, (*images.shape[:3], 3))
-    batch: Batch = {"image": _unit(colour), "mask": _unit(masks), "label": labels}
-    if has_mask is not None:
-        batch["has_mask"] = has_mask
-    return batch
-
-
-def _labels(labels: list[Any]) -> Int32[np.ndarray, " n"] | Float32[np.ndarray, "n classes"]:
-    stacked = np.stack(labels)
-    return stacked.astype(np.int32 if stacked.ndim == 1 else np.float32)
-
-
-def _unit(pixels: np.ndarray) -> Float32[np.ndarray, "..."]:
-    if pixels.dtype in (np.uint8, np.uint16):
-        return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
-    return pixels.astype(np.float32, copy=False)
-
-
-def _decoded(record: dict[str, Any]) -> dict[str, Any]:
-    """A record with its pictures as arrays: image (h, w, 1 or 3), mask (h, w, 1)."""
-    return {**record, "image": _png(record["image"]), "mask": _png(record["mask"])}
-
-
-def _png(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as picture:
-        pixels = np.asarray(picture)
-    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _check_arguments(

@@ -1,6 +1,6 @@
 """What a trained network is worth: accuracy over test sets, and where its relevance lies."""
 
 from isnet_jax.evaluation.background import background_share, highest_logit_relevance
-from isnet_jax.evaluation.predictions import accuracy, predict
+from isnet_jax.evaluation.predict import accuracy, predict
 
 __all__ = ["accuracy", "background_share", "highest_logit_relevance", "predict"]

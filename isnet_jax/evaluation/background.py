@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from isnet_jax import lrp
-from isnet_jax.evaluation.predictions import in_chunks
+from isnet_jax.evaluation.predict import in_chunks
 
 # One LRP for every network that is judged, whatever it was trained with.
 JUDGE = lrp.ISNetFlex(1e-2, first=lrp.ZBox(0.0, 1.0), batch_statistics="constant")

@@ -10,8 +10,6 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax import nnx
 
 from isnet_jax.errors import UserError
@@ -60,6 +58,8 @@ def save_weights(model: nnx.Module, path: str | os.PathLike[str]) -> None:
     Raises:
       UserError: the name does not end in .safetensors, or the file cannot be written.
     """
+    import safetensors.numpy
+
     if Path(path).suffix != ".safetensors":
         raise UserError(f"save_weights: {path}; expected a name that ends in .safetensors.")
     arrays = {
@@ -102,6 +102,8 @@ def _bytes(path: Path) -> bytes:
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Any]:
+    import safetensors
+
     data = _bytes(path)
     try:
         entries = safetensors.deserialize(data)

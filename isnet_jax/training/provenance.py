@@ -1,8 +1,10 @@
-"""Which code wrote a file."""
+"""Which code wrote a file, and on which machine."""
 
 from __future__ import annotations
 
 import functools
+import os
+import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -27,3 +29,11 @@ def provenance() -> dict[str, str | None]:
         "jax": jax.__version__,
         "revision": revision,
     }
+
+
+def machine() -> str:
+    """What the numbers were measured on."""
+    devices = jax.devices()
+    kind = devices[0].device_kind if devices[0].platform != "cpu" else platform.machine()
+    cores = f"{os.cpu_count()} cores, " if devices[0].platform == "cpu" else ""
+    return f"{len(devices)} x {kind}, {cores}jax {jax.__version__}"

@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 
-from isnet_jax.classification import Classification
-from isnet_jax.config import ISNetConfig
 from isnet_jax.data import Augmentation, Split, train_iterator
 from isnet_jax.errors import UserError
+from isnet_jax.objective.classification import Classification
+from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.training.checkpoint import CheckpointConfig
+from isnet_jax.training.mesh import Launch
 from isnet_jax.training.optimiser import OptimiserConfig
-from isnet_jax.training.parallel import Launch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,14 +12,14 @@ import numpy as np
 
 from isnet_jax.data import Split
 from isnet_jax.errors import UserError
-from isnet_jax.options import plain
 from isnet_jax.training.checkpoint import Checkpoints
 from isnet_jax.training.description import ModelDescription
-from isnet_jax.training.epoch_metrics import EpochMetrics, NonFiniteError, Record, nonfinite
-from isnet_jax.training.parallel import StepCost
-from isnet_jax.training.processes import agreed
+from isnet_jax.training.distributed import agreed
+from isnet_jax.training.mesh import StepCost
+from isnet_jax.training.metrics import EpochMetrics, NonFiniteError, Record, nonfinite
 from isnet_jax.training.provenance import provenance
 from isnet_jax.training.recipe import Training
+from isnet_jax.training.serial import plain
 from isnet_jax.training.speed import EpochClock
 from isnet_jax.training.step import (
     TrainState,

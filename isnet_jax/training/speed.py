@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from isnet_jax.training.epoch_metrics import Record
+from isnet_jax.training.metrics import Record
 
 
 class EpochClock:

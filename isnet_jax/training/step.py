@@ -15,9 +15,9 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array
 
-from isnet_jax.classification import Classification
-from isnet_jax.config import ISNetConfig
-from isnet_jax.objective import isnet_loss, plain_loss
+from isnet_jax.objective.classification import Classification
+from isnet_jax.objective.config import ISNetConfig
+from isnet_jax.objective.loss import isnet_loss, plain_loss
 from isnet_jax.training.compilation import compiler_options
 
 _NO_STEP = 2**32 - 1  # Random choices of an evaluation are those of no step.

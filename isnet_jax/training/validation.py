@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from isnet_jax.classification import Classification
-from isnet_jax.config import ISNetConfig
 from isnet_jax.data import Split
+from isnet_jax.objective.classification import Classification
+from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.training.compilation import compiler_options
-from isnet_jax.training.parallel import Launcher
+from isnet_jax.training.mesh import Launcher
 from isnet_jax.training.step import TrainState, make_evaluation, objective
 
 

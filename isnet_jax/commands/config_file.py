@@ -1,0 +1,39 @@
+"""Options as YAML, for `--config`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from isnet_jax.errors import UserError
+from isnet_jax.training.serial import from_plain, plain
+
+T = TypeVar("T")
+
+
+def to_yaml(options: Any) -> str:
+    """Options as a YAML text that `from_yaml` reads."""
+    values = options if isinstance(options, dict) else plain(options)
+    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
+
+
+def from_yaml(kind: type[T], path: Path, *, default: T | None = None) -> T:
+    """Read a dataclass from a YAML file.
+
+    Args:
+      kind: the dataclass.
+      default: gives the values of keys that the file leaves out; else the fields' defaults.
+
+    Raises:
+      UserError: no such file, no YAML, an unknown key, a value of a wrong type or out of its
+        range.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}). Expected a YAML file.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no YAML: {str(error) or type(error).__name__}") from error
+    return from_plain(kind, {} if values is None else values, str(path), default=default)

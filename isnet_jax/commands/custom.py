@@ -1,0 +1,115 @@
+"""`isnet-jax train own-data`: an ISNet, and a plain classifier if wanted, on prepared data."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from tensorflow_datasets.core import DatasetBuilder
+
+from isnet_jax.commands import run_folder, train
+from isnet_jax.commands.options import TrainingJob
+from isnet_jax.data import Split, load_split, open_prepared
+from isnet_jax.data.custom.builder import RECORD
+from isnet_jax.errors import UserError
+from isnet_jax.objective.config import ISNetConfig
+from isnet_jax.training import load_network
+
+_WORDS = {
+    "lead": "A classifier learns whatever helps on its training images, the background included. "
+    "An <b>ISNet</b> is trained against this: in every training step, layer-wise relevance "
+    "propagation (LRP) shows which pixels a decision rests on, and relevance outside the "
+    "object's mask is punished. Once trained, it needs neither masks nor explanations: it is an "
+    "ordinary classifier that takes an image.",
+    "note": "It says where a decision rests, not whether it is right; accuracy on images from "
+    "another source than the training images is the stronger test.",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnDataJob(TrainingJob):
+    """Train an ISNet on data prepared by `isnet-jax prepare`, and a plain classifier if wanted.
+
+    Writes metrics.json, report.html, checkpoints and TensorBoard logs into the output folder. A
+    run that was interrupted goes on where it was when the same command is given again. `--config
+    RUN/config.yaml` takes the options of another run.
+
+    Attributes:
+      data: folder of the prepared data.
+      plain_epochs: passes of a plain classifier to compare with; 0 trains none.
+    """
+
+    data: Annotated[Path, tyro.conf.Positional] = dataclasses.field(kw_only=False)
+    out: Path = Path("runs/own-data")
+    model: str = "resnet18"
+    epochs: int = 30
+    plain_epochs: int = 0
+    batch_size: int = 32
+
+
+def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
+    """Train, judge, write the report; a finished run is only shown again.
+
+    Returns:
+      What metrics.json holds: see the main job's, with an accuracy for each test set.
+
+    Raises:
+      UserError: bad options, no prepared data, or an output folder that holds something else.
+    """
+    builder = open_prepared(job.data)
+    # Where `evaluate` and `--config` find the data.
+    job = dataclasses.replace(job, isnet=of_task(job.isnet, builder), data=job.data.absolute())
+    job = job.calibrated()
+    settings = train.settings_of(job) | {"content": _digest(job.data)}
+    load = functools.partial(_splits, builder, console)
+    return train.run(job, settings, load, console, _WORDS)
+
+
+def of_task(isnet: ISNetConfig, builder: DatasetBuilder) -> ISNetConfig:
+    """The objective for the task of the data: multi-label if their labels are."""
+    features: Any = builder.info.features
+    if not features["label"].shape:
+        return isnet
+    losses = dataclasses.replace(isnet.classification, task="multilabel")
+    return dataclasses.replace(isnet, classification=losses)
+
+
+def is_own(settings: dict[str, Any]) -> bool:
+    """Whether the settings of a run are those of this job."""
+    return "content" in settings
+
+
+def evaluate_run(folder: Path, console: Console) -> dict[str, train.Judged]:
+    """Judge the best networks of a run again.
+
+    Raises:
+      UserError: the data are gone or others by now, or a network is not trained yet.
+    """
+    settings = run_folder.read(folder)
+    data = Path(settings["data"])
+    builder = open_prepared(data)
+    if _digest(data) != settings["content"]:
+        raise UserError(
+            f"{data} was prepared anew since {folder} was trained, from other files or options. "
+            "Prepare those data again, or train again into another folder."
+        )
+    names = ("plain", "isnet") if settings["plain_epochs"] else ("isnet",)
+    networks = {name: load_network(folder / name)[0] for name in names}
+    metrics = train.judge_all(networks, _splits(builder, console), console)
+    train.show(metrics, console)
+    return metrics
+
+
+def _splits(builder: DatasetBuilder, console: Console) -> dict[str, Split]:
+    with console.status("reading the data"):
+        return {name: load_split(builder, name) for name in sorted(builder.info.splits)}
+
+
+def _digest(folder: Path) -> str:
+    """Of the record of what the data were prepared from."""
+    return hashlib.sha256((folder.expanduser() / RECORD).read_bytes()).hexdigest()

@@ -1,0 +1,100 @@
+"""The main job: a plain classifier and an ISNet on the same biased data, judged alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import Progress
+
+from isnet_jax.commands import run_folder, train
+from isnet_jax.commands.options import TrainingJob
+from isnet_jax.data import SPLITS, BackgroundMark, BiasedDigitsConfig, Split, load_split, prepare
+from isnet_jax.errors import UserError
+from isnet_jax.training import load_network
+
+NETWORKS = ("plain", "isnet")
+ConfigName = Literal["demo", "full"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BiasedDigitsJob(TrainingJob):
+    """Train a plain classifier and an ISNet on digits whose background gives the class away.
+
+    Writes metrics.json, report.html, checkpoints and TensorBoard logs into the output folder. A
+    run that was interrupted goes on where it was when the same command is given again.
+
+    Attributes:
+      data_dir: where prepared data sets are kept for reuse.
+      config: a named set of options, any of which can be given too: "demo" takes minutes, "full"
+        trains longer. Or a run's config.yaml, whose options are taken.
+      data: the digits and their background mark.
+    """
+
+    out: Path = Path("runs/biased-digits")
+    data_dir: Path = Path("datasets")
+    config: ConfigName = "demo"
+    data: BiasedDigitsConfig = field(default_factory=lambda: BiasedDigitsConfig(mask_dilation=1))
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return NETWORKS
+
+
+CONFIGS: dict[ConfigName, BiasedDigitsJob] = {
+    "demo": BiasedDigitsJob(),
+    "full": BiasedDigitsJob(config="full", epochs=40, plain_epochs=12),
+}
+
+
+def run(job: BiasedDigitsJob, console: Console) -> dict[str, Any]:
+    """Train both networks, judge them, write the report; a finished run is only shown again.
+
+    Returns:
+      What metrics.json holds.
+
+    Raises:
+      UserError: bad options or data, or an output folder that holds something else.
+    """
+    job = job.calibrated()
+    load = functools.partial(load_data, job.data, job.data_dir, console)
+    return train.run(job, train.settings_of(job), load, console, {})
+
+
+def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, train.Judged]:
+    """Judge the best networks of a run again.
+
+    Raises:
+      UserError: no run there, or networks that are not trained yet.
+    """
+    settings = run_folder.read(folder)
+    try:
+        data = settings["data"]
+        source_folder = data["folder"] and Path(data["folder"])
+        config = BiasedDigitsConfig(
+            **data | {"mark": BackgroundMark(**data["mark"]), "folder": source_folder}
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / run_folder.RECORD} is of another version of isnet_jax ({error}). Train "
+            "again, into another folder."
+        ) from error
+    networks = {name: load_network(folder / name)[0] for name in NETWORKS}
+    splits = load_data(config, data_dir, console)
+    metrics = train.judge_all(networks, splits, console)
+    train.show(metrics, console)
+    return metrics
+
+
+def load_data(config: BiasedDigitsConfig, data_dir: Path, console: Console) -> dict[str, Split]:
+    """All splits, prepared if they are not yet."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("preparing the data", total=None)
+        builder = prepare(
+            config, data_dir, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+        return {name: load_split(builder, name) for name in SPLITS}

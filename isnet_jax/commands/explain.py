@@ -1,0 +1,288 @@
+"""`isnet-jax explain`: heatmaps of image files, as pictures and arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+from jaxtyping import Array
+from matplotlib.figure import Figure
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import Progress
+
+from isnet_jax import lrp
+from isnet_jax.commands.network import ChosenNetwork, NetworkChoice, chosen_network, chosen_rules
+from isnet_jax.errors import UserError, suggest
+from isnet_jax.files import write_atomically
+from isnet_jax.report.heatmaps import panel, save_png
+
+_BATCH = 8
+_MOST_ROWS = 32
+_PATIENCE = 2.0  # seconds without a sign of life
+_BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Explain(NetworkChoice):
+    """Draw where a network's relevance lies in images.
+
+    Attributes:
+      images: image files, or folders of them, in colour or grey.
+      target: class to explain, by name or number; the predicted class if left out.
+      resize: what to do with images of another size: refuse them (no), stretch them, or crop the
+        middle after scaling the shorter side.
+      out: the picture to write, a row for each image; a name without .png is a folder with a
+        picture for each.
+      arrays: also write numbers: .npz with files, logits, explained classes and relevance, or
+        .npy with the relevance alone, (images, height, width, channels).
+    """
+
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    target: str | None = None
+    resize: Literal["no", "stretch", "crop"] = "no"
+    out: Path = Path("heatmap.png")
+    arrays: Path | None = None
+
+
+class _Found(NamedTuple):
+    """For N images: logits (N, C), the explained classes (N,), relevance (N, H, W, channels)."""
+
+    logits: np.ndarray
+    targets: np.ndarray
+    relevance: np.ndarray
+
+
+def run(options: Explain, console: Console) -> None:
+    """Explain the images, write picture and arrays, print a line for each image.
+
+    Raises:
+      UserError: files that are no images or of another size (all of them are named), an unknown
+        class or composite, a network that cannot be loaded, places that cannot be written.
+    """
+    _check_outputs(options)
+    rules = chosen_rules(options)
+    files = _image_files(options.images)
+    if options.out.suffix.lower() == ".png" and len(files) > _MOST_ROWS:
+        raise UserError(
+            f"{len(files)} images are too many rows for one picture (at most {_MOST_ROWS}). Give a "
+            "folder, such as --out heatmaps."
+        )
+    network = chosen_network(options)
+    target = None if options.target is None else _class_number(options.target, network.class_names)
+    pixels = _read_all(files, network.image_shape, options.resize)
+    with _progress(console, len(files)) as advance:
+        found = _explained(network, pixels, target, rules, advance)
+    pictures = _pictures(options.out, files)
+    _write_pictures(pictures, pixels, found, network.class_names)
+    if options.arrays is not None:
+        _write_arrays(options.arrays, files, found, network.class_names)
+    for line in _lines(files, pictures, found, network.class_names):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _check_outputs(options: Explain) -> None:
+    if options.out.suffix.lower() == ".png" and options.out.is_dir():
+        raise UserError(f"{options.out} is a folder; expected the name of a file to write.")
+    if options.out.suffix.lower() not in ("", ".png"):
+        raise UserError(f"--out is {options.out}; expected a name that ends in .png, or a folder.")
+    if options.arrays is not None and options.arrays.suffix not in (".npz", ".npy"):
+        raise UserError(f"--arrays is {options.arrays}; expected a name in .npz or .npy.")
+
+
+# Images
+
+
+def _image_files(places: tuple[Path, ...]) -> list[Path]:
+    if not places:
+        raise UserError("Missing from isnet-jax explain: image files, or folders of them.")
+    known = Image.registered_extensions()
+    files: list[Path] = []
+    for place in places:
+        if not place.is_dir():
+            files.append(place)
+            continue
+        inside = sorted(f for f in place.iterdir() if f.suffix.lower() in known and f.is_file())
+        if not inside:
+            raise UserError(f"{place} holds no image files. Expected PNG, JPEG or the like.")
+        files.extend(inside)
+    return files
+
+
+def _read_all(files: list[Path], shape: tuple[int, ...], resize: str) -> np.ndarray:
+    """(N, H, W, C) float32 in [0, 1]; all that is wrong with the files is said at once."""
+    images, problems = [], []
+    for file in files:
+        try:
+            with Image.open(file) as picture:
+                images.append(_pixels(picture, shape, resize))
+        except _WrongSize as error:
+            problems.append(f"{file} has {error} pixels; the network expects {_size(shape)}")
+        except _BROKEN as error:
+            problems.append(f"{file} cannot be read as an image ({error})")
+    if problems:
+        listed = "\n".join(f"  {problem}" for problem in problems[:12])
+        more = f"\n  and {len(problems) - 12} more" if len(problems) > 12 else ""
+        raise UserError(
+            f"{len(problems)} of {len(files)} images cannot be used:\n{listed}{more}\nImages are "
+            "PNG, JPEG or the like; for another size add --resize crop or --resize stretch."
+        )
+    return np.stack(images)
+
+
+class _WrongSize(Exception):  # noqa: N818
+    pass
+
+
+def _pixels(picture: Image.Image, shape: tuple[int, ...], resize: str) -> np.ndarray:
+    height, width, channels = shape
+    picture = picture.convert("RGB" if channels == 3 else "L")
+    if picture.size != (width, height):
+        if resize == "no":
+            raise _WrongSize(_size((picture.height, picture.width)))
+        if resize == "stretch":
+            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        else:
+            picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
+    return (np.asarray(picture).reshape(shape) / 255).astype(np.float32)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[0]}"
+
+
+# Relevance
+
+
+def _class_number(target: str, names: tuple[str, ...]) -> int:
+    if target in names:
+        return names.index(target)
+    if target.isdecimal() and int(target) < len(names):
+        return int(target)
+    if len(names) > 20:
+        shown = suggest(target, names, what="class").split(" Known:")[0]
+        raise UserError(f"{shown} Known: {', '.join(names[:5])} and {len(names) - 5} more.")
+    raise UserError(suggest(target, names, what="class"))
+
+
+def _explained(
+    network: ChosenNetwork,
+    pixels: np.ndarray,
+    target: int | None,
+    rules: lrp.Composite | lrp.Rule,
+    advance: Callable[[int], None],
+) -> _Found:
+    """In batches of one shape, so that one program serves all."""
+    graph, state = nnx.split(network.model)
+    size = min(_BATCH, len(pixels))
+    parts = []
+    for start in range(0, len(pixels), size):
+        chunk = pixels[start : start + size]
+        padded = np.concatenate([chunk, np.zeros((size - len(chunk), *chunk.shape[1:]), "f4")])
+        part = _relevance(graph, state, jnp.asarray(padded), target, rules)
+        parts.append([np.asarray(array)[: len(chunk)] for array in part])
+        advance(len(chunk))
+    return _Found(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _relevance(
+    graph: nnx.GraphDef,
+    state: nnx.State,
+    images: Array,
+    target: int | None,
+    rules: lrp.Composite | lrp.Rule,
+) -> tuple[Array, Array, Array]:
+    logits, pullback = lrp.vjp(nnx.merge(graph, state), images, rules=rules)
+    predicted = jnp.argmax(logits, 1)
+    targets = predicted if target is None else jnp.full_like(predicted, target)
+    return logits, targets, pullback(jax.nn.one_hot(targets, logits.shape[1], dtype=logits.dtype))
+
+
+@contextmanager
+def _progress(console: Console, images: int) -> Iterator[Callable[[int], None]]:
+    """A bar that appears where the work takes more than two seconds."""
+    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task("explaining", total=images)
+    timer = threading.Timer(_PATIENCE, bar.start)
+    timer.start()
+    try:
+        yield lambda done: bar.advance(task, done)
+    finally:
+        timer.cancel()
+        timer.join()
+        bar.stop()
+
+
+# What is written and said
+
+
+def _lines(
+    files: list[Path], pictures: list[Path], found: _Found, names: tuple[str, ...]
+) -> Iterator[str]:
+    for file, picture, logits, target in zip(
+        files, pictures, found.logits, found.targets, strict=True
+    ):
+        predicted, share = _prediction(logits)
+        said = f"predicted {names[predicted]} ({share:.1%}); heatmap for {names[target]}: {picture}"
+        yield said if len(files) == 1 else f"{file}: {said}"
+
+
+def _prediction(logits: np.ndarray) -> tuple[int, float]:
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    return int(logits.argmax()), float(exponentials.max() / exponentials.sum())
+
+
+def _pictures(out: Path, files: list[Path]) -> list[Path]:
+    """The picture that each image goes to; stems are numbered where several files share one."""
+    if out.suffix.lower() == ".png":
+        return [out] * len(files)
+    stems = [file.stem for file in files]
+    return [
+        out / (f"{stem}.png" if stems.count(stem) == 1 else f"{number:04d}-{stem}.png")
+        for number, stem in enumerate(stems)
+    ]
+
+
+def _write_pictures(
+    pictures: list[Path], pixels: np.ndarray, found: _Found, names: tuple[str, ...]
+) -> None:
+    for picture in dict.fromkeys(pictures):
+        rows = [number for number, other in enumerate(pictures) if other == picture]
+        figure = _picture(pixels[rows], _Found(*(array[rows] for array in found)), names)
+        try:
+            save_png(figure, picture)
+        except OSError as error:
+            raise UserError(f"cannot write {picture} ({error}). Choose another --out.") from error
+
+
+def _write_arrays(path: Path, files: list[Path], found: _Found, names: tuple[str, ...]) -> None:
+    buffer = io.BytesIO()
+    if path.suffix == ".npy":
+        np.save(buffer, found.relevance)
+    else:
+        listed = {"files": np.array([str(file) for file in files]), "classes": np.array(names)}
+        np.savez(buffer, **listed, **found._asdict())
+    try:
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error}). Choose another --arrays.") from error
+
+
+def _picture(pixels: np.ndarray, found: _Found, names: tuple[str, ...]) -> Figure:
+    captions = []
+    for logits, target in zip(found.logits, found.targets, strict=True):
+        predicted, share = _prediction(logits)
+        captions.append(f"{names[target]}; predicted: {names[predicted]} ({share:.0%})")
+    return panel(pixels, {"relevance": found.relevance}, captions={"relevance": captions})

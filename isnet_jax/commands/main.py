@@ -1,0 +1,298 @@
+"""The command line: `isnet-jax train | evaluate | explain | inspect | calibrate`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shlex
+import sys
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from isnet_jax.errors import Terminated, UserError, suggest
+from isnet_jax.memory import keep_freed_memory
+
+_USAGE = """usage: isnet-jax COMMAND [OPTIONS]
+
+Train image classifiers that ignore biased backgrounds.
+
+commands:
+  prepare               check your own images and masks, and make a data set of
+                        them: from a folder, a CSV table, COCO or VOC files
+  train biased-digits   train a plain classifier and an ISNet on digits whose
+                        background gives the class away; writes report.html
+  train own-data        train an ISNet on data that `prepare` has made
+  evaluate              judge the networks of a run on its test sets again
+  explain               draw the heatmaps of a network for image files
+  inspect               print what LRP sees in a network
+  calibrate             measure the natural range of relevance, for `train`:
+                        the same jobs
+
+isnet-jax COMMAND --help explains every option, as in
+isnet-jax train biased-digits --help
+"""
+
+
+# What is trained, and the argument that follows.
+_JOBS = {"biased-digits": "", "own-data": "PREPARED"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Judge the networks of a run on its test sets.
+
+    Attributes:
+      run: output folder of `isnet-jax train`.
+      data_dir: where prepared biased digits are kept.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional] = Path("runs/biased-digits")
+    data_dir: Path = Path("datasets")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. For the exit codes see `exit_codes`."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with exit_codes():
+        _dispatch(arguments, Console())
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Exit with 2 for input that the user can mend, 130 after Ctrl-C, and 143 after SIGTERM.
+
+    143 is what shells and schedulers report of a process that SIGTERM ended, whether it noticed
+    or not: rules that restart preempted jobs know it.
+    """
+    told = Console(stderr=True)
+    try:
+        yield
+    except UserError as error:
+        told.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
+    except Terminated as error:
+        told.print(f"{error}; the same command goes on from there", highlight=False)
+        raise SystemExit(143) from None
+    except KeyboardInterrupt:
+        told.print("interrupted; the same command goes on after the last checkpoint")
+        raise SystemExit(130) from None
+
+
+def _dispatch(arguments: list[str], console: Console) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        console.print(_USAGE, highlight=False, markup=False, end="")
+        return
+    command, *rest = arguments
+    commands: dict[str, Callable[[list[str], Console], None]] = {
+        "prepare": _prepare,
+        "train": _train,
+        "evaluate": _evaluate,
+        "explain": _explain,
+        "inspect": _inspect,
+        "calibrate": _calibrate,
+    }
+    if command not in commands:
+        raise UserError(suggest(command, commands, what="command"))
+    commands[command](rest, console)
+
+
+def _prepare(arguments: list[str], console: Console) -> None:
+    from isnet_jax.commands import prepare
+
+    kinds = prepare.COMMANDS
+    chosen = _choice("prepare", dict.fromkeys(kinds, "SOURCE"), "source", arguments, console)
+    if chosen is not None:
+        name, rest = chosen
+        flags = tyro.conf.FlagCreatePairsOff
+        command = _parse(kinds[name], rest, f"isnet-jax prepare {name}", flags)
+        prepare.run(command, console)
+
+
+def _train(arguments: list[str], console: Console) -> None:
+    chosen = _choice("train", _JOBS, "job", arguments, console)
+    if chosen is None:
+        return
+    name, rest = chosen
+    _prepare_jax()
+    out = (_train_own_data if name == "own-data" else _train_biased_digits)(rest, console)
+    for file in ("report.html", "metrics.json"):
+        console.print(f"{file}: {(out / file).resolve()}", soft_wrap=True, highlight=False)
+    logs = shlex.quote(str(out / "tensorboard"))
+    console.print(f"curves: tensorboard --logdir {logs}", soft_wrap=True, highlight=False)
+
+
+def _train_own_data(arguments: list[str], console: Console) -> Path:
+    from isnet_jax.commands import custom
+    from isnet_jax.commands.config_file import from_yaml
+
+    file, arguments = _config_file(arguments)
+    given = {"default": from_yaml(custom.OwnDataJob, file)} if file else {}
+    job = _parse(custom.OwnDataJob, arguments, "isnet-jax train own-data", **given)
+    _connect(job.processes, console)
+    custom.run(job, console)
+    return job.out
+
+
+def _train_biased_digits(arguments: list[str], console: Console) -> Path:
+    from isnet_jax.commands import digits
+    from isnet_jax.commands.config_file import from_yaml
+
+    file, arguments = _config_file(arguments)
+    if file:
+        default = from_yaml(digits.BiasedDigitsJob, file)
+    else:
+        default = digits.CONFIGS[_named_config(arguments, digits.CONFIGS)]
+    program = "isnet-jax train biased-digits"
+    job = _parse(digits.BiasedDigitsJob, arguments, program, default=default)
+    _connect(job.processes, console)
+    digits.run(job, console)
+    return job.out
+
+
+def _connect(processes: Any, console: Console) -> None:
+    """Meet the other processes of this training; only the first one prints."""
+    if processes.coordinator:
+        from isnet_jax.training import is_first
+
+        processes.connect()
+        console.quiet = not is_first()
+
+
+def _calibrate(arguments: list[str], console: Console) -> None:
+    chosen = _choice("calibrate", _JOBS, "job", arguments, console)
+    if chosen is None:
+        return
+    from isnet_jax.commands import calibrate
+
+    name, rest = chosen
+    _prepare_jax()
+    kinds = {
+        "biased-digits": calibrate.CalibrateBiasedDigits,
+        "own-data": calibrate.CalibrateOwnData,
+    }
+    calibrate.run(_parse(kinds[name], rest, f"isnet-jax calibrate {name}"), console)
+
+
+def _choice(
+    command: str, choices: dict[str, str], what: str, arguments: list[str], console: Console
+) -> tuple[str, list[str]] | None:
+    """The name after a command and what follows it; None if only help was asked for.
+
+    Args:
+      choices: name -> the positional argument after it, for the help.
+      what: what the names stand for.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        lines = [f"isnet-jax {command} {name} {more}".strip() for name, more in choices.items()]
+        usage = "\n       ".join(f"{line} [OPTIONS]" for line in lines)
+        console.print(f"usage: {usage}   (--help explains them)", highlight=False, markup=False)
+        return None
+    name, *rest = arguments
+    if name not in choices:
+        raise UserError(suggest(name, choices, what=what))
+    return name, rest
+
+
+def _named_config(arguments: list[str], configs: dict[Any, Any]) -> Any:
+    for _, value in _given_configs(arguments):
+        if value not in configs:
+            names = suggest(value, configs, what="config")
+            raise UserError(f"{names} Or give a file that ends in .yaml.")
+        return value
+    return "demo"
+
+
+def _config_file(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """The YAML file that --config names, if it does, and the other arguments."""
+    for words, value in _given_configs(arguments):
+        if value.endswith((".yaml", ".yml")):
+            return Path(value), [*arguments[: words.start], *arguments[words.stop :]]
+    return None, arguments
+
+
+def _given_configs(arguments: list[str]) -> Iterator[tuple[slice, str]]:
+    """Where --config stands, and what it says."""
+    for position, argument in enumerate(arguments):
+        if argument == "--config" and position + 1 < len(arguments):
+            yield slice(position, position + 2), arguments[position + 1]
+        elif argument.startswith("--config="):
+            yield slice(position, position + 1), argument.removeprefix("--config=")
+
+
+def _evaluate(arguments: list[str], console: Console) -> None:
+    options = _parse(Evaluate, arguments, "isnet-jax evaluate")
+    _prepare_jax()
+    from isnet_jax.commands import custom, digits, run_folder
+
+    if custom.is_own(run_folder.read(options.run)):
+        custom.evaluate_run(options.run, console)
+    else:
+        digits.evaluate_run(options.run, options.data_dir, console)
+
+
+def _explain(arguments: list[str], console: Console) -> None:
+    from isnet_jax.commands import explain
+
+    _prepare_jax()
+    explain.run(_parse(explain.Explain, arguments, "isnet-jax explain"), console)
+
+
+def _inspect(arguments: list[str], console: Console) -> None:
+    from isnet_jax.commands import inspect
+
+    inspect.run(_parse(inspect.Inspect, arguments, "isnet-jax inspect"), console)
+
+
+def _parse(
+    kind: type,
+    arguments: list[str],
+    program: str,
+    flags: Any = tyro.conf.FlagConversionOff,
+    **options: Any,
+) -> Any:
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_bool_or_object)
+    return tyro.cli(
+        kind,
+        args=arguments,
+        prog=program,
+        config=(flags,),
+        registry=registry,
+        **options,
+    )
+
+
+def _bool_or_object(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[bool] | None:
+    """Options that are True, False or an object (`ISNetConfig.box_rule`): here only the former."""
+    kinds = typing.get_args(info.type)
+    if bool not in kinds or not any(dataclasses.is_dataclass(kind) for kind in kinds):
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{True,False}",
+        choices=("True", "False"),
+        instance_from_str=lambda given: given[0] == "True",
+        is_instance=lambda value: isinstance(value, bool),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _prepare_jax() -> None:
+    """Keep freed memory, and compile once per machine: the next run starts in seconds."""
+    import jax
+
+    keep_freed_memory()
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "isnet_jax" / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

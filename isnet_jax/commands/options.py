@@ -1,0 +1,149 @@
+"""The options that all training jobs share."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tyro
+
+from isnet_jax import models
+from isnet_jax.data import Augmentation, Split
+from isnet_jax.errors import UserError
+from isnet_jax.objective.calibration import calibrated
+from isnet_jax.objective.classification import Classification
+from isnet_jax.objective.config import ISNetConfig
+from isnet_jax.training import (
+    CheckpointConfig,
+    Launch,
+    ModelDescription,
+    OptimiserConfig,
+    Processes,
+    Training,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """A network and how its weights come about.
+
+    Attributes:
+      model: architecture of the networks.
+      dtype: what the layers compute in; parameters, statistics of norms, logits and the heatmap
+        loss stay in float32.
+      remat: keep only what convolutions and dense layers return and compute the rest again for the
+        gradient: less memory, a third for DenseNet121, up to 20 % more time, longer compilation.
+      isnet: the ISNet's objective. Multi-label data set the classification's task themselves.
+      optimiser: how weights are updated.
+      epochs: passes of the ISNet over the training images.
+      batch_size: images in each training step.
+      augmentation: random transformations of image and mask together.
+      seed: decides weights, order of the images and random choices; the data have their own.
+    """
+
+    model: str = "compact"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+    isnet: ISNetConfig = field(
+        default_factory=lambda: ISNetConfig(variant="stochastic", batch_stats="constant")
+    )
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    epochs: int = 12
+    batch_size: int = 64
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+    def __post_init__(self):
+        models.check_options(self.model, self.model_options)
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """The options of `models.create` that differ from its defaults."""
+        options = {"dtype": self.dtype, "remat": self.remat}
+        return {name: value for name, value in options.items() if value not in ("float32", False)}
+
+    def description(self, train: Split) -> ModelDescription:
+        """Of the networks for such data."""
+        names, shape = train.class_names, train.images.shape[1:]
+        return ModelDescription(self.model, len(names), names, shape, self.model_options)
+
+    def training(
+        self,
+        objective: ISNetConfig | Classification,
+        *,
+        epochs: int | None = None,
+        **options: Any,
+    ) -> Training:
+        """How a network is trained for an objective; other options of `Training` besides."""
+        return Training(
+            objective=objective,
+            optimiser=self.optimiser,
+            batch_size=self.batch_size,
+            augmentation=self.augmentation,
+            seed=self.seed,
+            epochs=self.epochs if epochs is None else epochs,
+            **options,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingJob(NetworkOptions):
+    """What is trained, how, and where to.
+
+    Attributes:
+      out: output folder: a new one, or that of the same run interrupted.
+      plain_epochs: passes of a plain classifier to compare with.
+      calibration: file of `isnet-jax calibrate`; its ranges replace isnet.foreground_range.
+      patience: end a training after so many epochs without a new lowest validation loss; 0 never
+        does.
+      checkpoints: when they are written and how many are kept.
+      profile_steps: first and last step, from 1, of which to write a profile into the run.
+      launch: how the step runs over devices.
+      processes: of which this is one, for training over several hosts.
+    """
+
+    out: Path = Path("runs/run")
+    plain_epochs: int = 6
+    calibration: Path | None = None
+    patience: int = 0
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    profile_steps: tuple[int, int] | None = None
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
+    processes: Processes = field(default_factory=Processes)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.plain_epochs < 0:
+            raise UserError(f"plain_epochs is {self.plain_epochs}; expected 0 or more.")
+        for network in self.networks:
+            self.training_of(network)  # Checks the options.
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of the networks to train: "plain" if wanted, "isnet"."""
+        return ("plain", "isnet") if self.plain_epochs else ("isnet",)
+
+    def calibrated(self) -> Self:
+        """The same job with the ranges of its calibration in the objective.
+
+        Raises:
+          UserError: no such file, or one that was made for other heatmaps.
+        """
+        if self.calibration is None:
+            return self
+        isnet = calibrated(self.isnet, self.model, self.dtype, self.calibration)
+        return dataclasses.replace(self, isnet=isnet, calibration=None)
+
+    def training_of(self, network: str) -> Training:
+        """How "plain" or "isnet" is trained."""
+        isnet = network == "isnet"
+        return self.training(
+            self.isnet if isnet else self.isnet.classification,
+            epochs=self.epochs if isnet else self.plain_epochs,
+            patience=self.patience,
+            checkpoints=self.checkpoints,
+            profile_steps=self.profile_steps,
+            launch=self.launch,
+        )

@@ -1,0 +1,189 @@
+"""`isnet-jax prepare folder | csv | coco | voc`: own images become a data set to train on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+
+from isnet_jax.data import (
+    CocoSource,
+    CsvSource,
+    FolderSource,
+    OwnDataConfig,
+    PixelRules,
+    Prepared,
+    VocSource,
+    class_names,
+    prepare_own,
+)
+from isnet_jax.data.custom.readers import Source
+from isnet_jax.data.custom.readers.choice import Label
+from isnet_jax.data.custom.readers.samples import printable
+
+# Options of several groups, without the groups' names before them.
+_Options = Annotated[OwnDataConfig, tyro.conf.arg(name="")]
+_Pixels = Annotated[PixelRules, tyro.conf.arg(name="")]
+_OUT = Path("datasets/own")
+SHOWN = 8
+
+
+class Command(Protocol):
+    """What to prepare, from where to where."""
+
+    @property
+    def out(self) -> Path: ...
+
+    @property
+    def options(self) -> OwnDataConfig: ...
+
+    def source(self) -> Source: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """Prepare a folder of images with masks.
+
+    Images lie in images/CLASS/x.png, each with a mask of the same name in masks/CLASS/x.png, white
+    on the foreground. If the folder holds train, validation and test (or more test sets, such as
+    test_hospital2), each with images and masks, these are the splits; else they are drawn. PNG,
+    JPEG, TIFF, BMP, GIF, WebP, PPM and DICOM are read; 16-bit grey keeps its 16 bits.
+
+    Attributes:
+      folder: holds images and masks, or the splits.
+      out: folder of the prepared data, to be made; then `isnet-jax train own-data OUT`.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    out: Path = _OUT
+    options: _Options = field(default_factory=OwnDataConfig)
+    pixels: _Pixels = field(default_factory=PixelRules)
+
+    def source(self) -> FolderSource:
+        return FolderSource(self.folder, self.pixels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Csv:
+    """Prepare the images that a CSV table lists.
+
+    Its columns: image, a path; mask, a path or empty; and one of: label, a class; labels, classes
+    separated by |, any number of them; or a column of 0 and 1 for each class. The last two make
+    the data multi-label. A column split, if there is one, holds train, validation or test.
+
+    Attributes:
+      table: the CSV file: UTF-8, commas, a header.
+      out: folder of the prepared data, to be made; then `isnet-jax train own-data OUT`.
+      images: folder that the table's paths start from and stay in; the table's own if left out.
+      label_columns: the columns of 0 and 1, where the table has other columns too.
+    """
+
+    table: Annotated[Path, tyro.conf.Positional]
+    out: Path = _OUT
+    images: Path | None = None
+    label_columns: tuple[str, ...] = ()
+    options: _Options = field(default_factory=OwnDataConfig)
+    pixels: _Pixels = field(default_factory=PixelRules)
+
+    def source(self) -> CsvSource:
+        return CsvSource(self.table, self.images, self.label_columns, self.pixels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Coco:
+    """Prepare images with annotations in COCO's format.
+
+    The classes are the categories, and the mask of an image is drawn from its polygons or run
+    lengths (RLE).
+
+    Attributes:
+      annotations: JSON file, such as instances_train.json.
+      out: folder of the prepared data, to be made; then `isnet-jax train own-data OUT`.
+      images: folder of the image files; the JSON's own if left out.
+      categories: names of the categories that count; all if left out. Other images are left out.
+      label: the class of an image with several categories: only refuses it, largest takes the one
+        that covers most, all gives it all of them (multi-label).
+    """
+
+    annotations: Annotated[Path, tyro.conf.Positional]
+    out: Path = _OUT
+    images: Path | None = None
+    categories: tuple[str, ...] = ()
+    label: Label = "only"
+    options: _Options = field(default_factory=OwnDataConfig)
+    pixels: _Pixels = field(default_factory=PixelRules)
+
+    def source(self) -> CocoSource:
+        return CocoSource(self.annotations, self.images, self.categories, self.label, self.pixels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Voc:
+    """Prepare images with class or instance masks as in Pascal VOC.
+
+    JPEGImages/x.jpg is the image and SegmentationClass/x.png its mask of class numbers, 0 being
+    the background. Lines of class_names.txt name the classes from number 1 on; without this file
+    they are VOC's twenty.
+
+    Attributes:
+      folder: holds JPEGImages and SegmentationClass.
+      out: folder of the prepared data, to be made; then `isnet-jax train own-data OUT`.
+      categories: names of the classes that count; all if left out. Other images are left out.
+      label: the class of an image with several: only refuses it, largest takes the one that covers
+        most, all gives it all of them (multi-label).
+      largest_instance: take the largest instance of SegmentationObject as the mask, and its class.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    out: Path = _OUT
+    categories: tuple[str, ...] = ()
+    label: Label = "only"
+    largest_instance: bool = False
+    options: _Options = field(default_factory=OwnDataConfig)
+    pixels: _Pixels = field(default_factory=PixelRules)
+
+    def source(self) -> VocSource:
+        return VocSource(
+            self.folder, self.categories, self.label, self.largest_instance, self.pixels
+        )
+
+
+COMMANDS: dict[str, type[Command]] = {"folder": Folder, "csv": Csv, "coco": Coco, "voc": Voc}
+
+
+def run(command: Command, console: Console) -> Prepared:
+    """Check and write the data, with a progress bar, and say what there is now.
+
+    Raises:
+      UserError: see `prepare_own`.
+    """
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("finding the files", total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        prepared = prepare_own(command.source(), command.out, command.options, report)
+    for problem in prepared.problems[:SHOWN]:
+        _say(console, f"left out: {problem}")
+    if len(prepared.problems) > SHOWN:
+        _say(console, f"left out: {len(prepared.problems) - SHOWN} more, see preparation.json")
+    splits = prepared.builder.info.splits
+    counts = ", ".join(f"{splits[name].num_examples:,} {name}" for name in splits)
+    features: Any = prepared.builder.info.features
+    height, width, _ = features["image"].shape
+    names = class_names(prepared.builder)
+    listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    _say(console, f"{'found again' if prepared.reused else 'prepared'}: {command.out}")
+    _say(console, f"{counts}; {height} x {width} pixels; {len(names)} classes: {listed}")
+    return prepared
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(escape(printable(line)), soft_wrap=True, highlight=False)

@@ -1,0 +1,155 @@
+"""What a person sees of a training: a progress bar in the terminal, curves in TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from flax import nnx
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+from tensorboardX import SummaryWriter
+
+from isnet_jax.data import Split
+from isnet_jax.evaluation import highest_logit_relevance
+from isnet_jax.report.heatmaps import heatmap_grid
+from isnet_jax.training import StepCost
+from isnet_jax.training.metrics import Record
+from isnet_jax.training.speed import TIMES
+
+_LOSSES = {"loss": "loss", "classification": "class.", "heatmap": "heatmap", "accuracy": "acc."}
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "", style="progress.data.speed")
+
+
+class Unobserved:
+    """An observer of `fit` for processes beside the first: shows and writes nothing."""
+
+    def __enter__(self) -> Unobserved:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        pass
+
+    def on_start(self, step: int, steps: int) -> None:
+        pass
+
+    def on_notice(self, text: str) -> None:
+        pass
+
+    def on_compiled(self, cost: StepCost) -> None:
+        pass
+
+    def on_step(self, step: int, metrics: Record | None) -> None:
+        pass
+
+    def on_epoch(self, record: Record, model: Callable[[], nnx.Module]) -> None:
+        pass
+
+
+class TrainingDisplay:
+    """An observer of `fit`: progress bar, step rate, losses, and TensorBoard logs.
+
+    Use as a context manager.
+
+    Args:
+      name: of the network.
+      logs: folder of TensorBoard's files.
+      samples: a few images for the heatmaps in TensorBoard.
+    """
+
+    def __init__(self, name: str, logs: Path, samples: Split, console: Console):
+        self.name, self.logs, self.samples, self.console = name, logs, samples, console
+        self.start = self.steps = 0
+        self.writer: SummaryWriter | None = None
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24 if console.width >= 100 else 8),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> TrainingDisplay:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+        if self.writer is not None:
+            self.writer.close()
+
+    def on_start(self, step: int, steps: int) -> None:
+        self.start, self.steps = step, steps
+        if step == steps:
+            return
+        # A run that was killed may have logged steps that are repeated now.
+        self.writer = SummaryWriter(str(self.logs), purge_step=step + 1)
+        self.bar.start()
+        self.task = self.bar.add_task(self.name, total=steps, completed=step, losses="compiling")
+
+    def on_notice(self, text: str) -> None:
+        self.console.print(f"{self.name}: {text}", soft_wrap=True, highlight=False)
+
+    def on_compiled(self, cost: StepCost) -> None:
+        self.console.print(f"{self.name}: {cost}", soft_wrap=True, highlight=False)
+
+    def on_step(self, step: int, metrics: Record | None) -> None:
+        assert self.task is not None
+        assert self.writer is not None
+        self.bar.update(self.task, completed=step)
+        if metrics is not None:
+            wide = self.console.width >= 100
+            shown = _LOSSES if wide else {k: v for k, v in _LOSSES.items() if v != "class."}
+            parts = [
+                f"{short} {metrics[key]:.3f}" for key, short in shown.items() if key in metrics
+            ]
+            self.bar.update(self.task, losses="  ".join(parts))
+            for key, value in metrics.items():
+                self.writer.add_scalar(f"train/{key}", value, step)
+
+    def on_epoch(self, record: Record, model: Callable[[], nnx.Module]) -> None:
+        assert self.writer is not None
+        step = int(record["step"])
+        for key, value in record.items():
+            if key.startswith("validation_"):
+                self.writer.add_scalar(key.replace("_", "/", 1), value, step)
+            elif key in TIMES:
+                self.writer.add_scalar(f"speed/{key}", value, step)
+        batch = self.samples.batch(slice(0, 8))
+        relevance = highest_logit_relevance(model(), batch["image"])
+        grid = heatmap_grid(batch["image"], batch["mask"], {self.name: relevance})
+        self.writer.add_image("heatmaps", np.asarray(grid), step, dataformats="HWC")
+        self.writer.flush()
+        if not self.console.is_terminal:
+            parts = "  ".join(
+                f"{key} {record[key]:.3f}"
+                for key in ("train_loss", "validation_loss", "validation_accuracy")
+            )
+            self.console.print(
+                f"{self.name}: step {step}/{self.steps}  {parts}", soft_wrap=True, highlight=False
+            )

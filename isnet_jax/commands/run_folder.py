@@ -1,0 +1,151 @@
+"""The output folder of a run: claimed once, continued by the same options, refused to others."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from isnet_jax.commands.config_file import to_yaml
+from isnet_jax.errors import UserError
+from isnet_jax.files import write_atomically
+
+RECORD = "run.json"
+CONFIG = "config.yaml"
+_LOCK = ".lock"
+
+
+def check(folder: Path, settings: dict[str, Any]) -> None:
+    """Make sure that the folder is free, or holds the same run; writes nothing.
+
+    Raises:
+      UserError: it is a file, holds something else, or a run with other settings.
+    """
+    try:
+        _check(folder, settings)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error}). Choose another --out.") from error
+
+
+def claim(folder: Path, settings: dict[str, Any], options: dict[str, Any]) -> None:
+    """Check the folder, and record the settings in it, and the options for `--config`.
+
+    Args:
+      options: what the command was given, without the folder itself.
+
+    Raises:
+      UserError: as `check`, or the folder cannot be written to.
+    """
+    check(folder, settings)
+    try:
+        if not (folder / RECORD).exists():
+            write_atomically(folder / RECORD, json.dumps({"settings": settings}, indent=2) + "\n")
+        if not (folder / CONFIG).exists():
+            write_atomically(folder / CONFIG, to_yaml(options))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error}). Choose another --out.") from error
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Keep the folder to this process while the block runs.
+
+    The operating system gives the lock back when a process ends, however it ends, so that no
+    lock is ever stale; the file stays, and says who has it or had it.
+
+    Raises:
+      UserError: another process has it.
+    """
+    with (folder / _LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _in_use(folder) from None
+        except OSError as error:  # A file system without locks.
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        file.truncate(0)
+        now = datetime.datetime.now().isoformat(" ", "seconds")
+        file.write(f"process {os.getpid()} on {platform.node()} since {now}\n")
+        file.flush()
+        yield
+
+
+def check_unlocked(folder: Path) -> None:
+    """Make sure that no other process trains in this folder; writes nothing.
+
+    Raises:
+      UserError: one does.
+    """
+    try:
+        with (folder / _LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _in_use(folder) from None
+    except OSError:
+        pass  # No lock, or none to be had.
+
+
+def _in_use(folder: Path) -> UserError:
+    return UserError(
+        f"{folder} is in use by another run: {(folder / _LOCK).read_text().strip()}. Wait for it "
+        "to end, stop it, or choose another --out."
+    )
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The settings of the run in a folder.
+
+    Raises:
+      UserError: there is no run.
+    """
+    record = folder / RECORD
+    try:
+        settings = json.loads(record.read_text())["settings"]
+        if not isinstance(settings, dict):
+            raise TypeError("no settings in it")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder} holds no run: {record} is missing or unreadable ({error}). Expected the "
+            "output folder of `isnet-jax train`."
+        ) from error
+    return settings
+
+
+def _check(folder: Path, settings: dict[str, Any]) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; expected an output folder. Choose another --out.")
+    if (folder / RECORD).exists():
+        differing = _differences(read(folder), settings)
+        if differing:
+            more = f"\n  and {len(differing) - 8} more" if len(differing) > 8 else ""
+            raise UserError(
+                f"{folder} holds another run; it differs in:\n  "
+                + "\n  ".join(differing[:8])
+                + f"{more}\nChoose another --out, or give that run's options to go on with it."
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UserError(
+            f"{folder} is not empty and holds no {RECORD}; nothing was overwritten. Choose "
+            "another --out."
+        )
+
+
+def _differences(found: Any, wanted: Any, path: str = "") -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = sorted({*found, *wanted})
+        return [
+            line
+            for key in keys
+            for line in _differences(
+                found.get(key), wanted.get(key), f"{path}.{key}" if path else key
+            )
+        ]
+    return [] if found == wanted else [f"{path}: {found!r} there, {wanted!r} now"]

@@ -1,0 +1,219 @@
+"""What training jobs share: networks trained on the same data, judged alike, and a report."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from isnet_jax.commands import run_folder
+from isnet_jax.commands.options import TrainingJob
+from isnet_jax.commands.progress import TrainingDisplay, Unobserved
+from isnet_jax.data import Split
+from isnet_jax.evaluation import highest_logit_relevance, predict
+from isnet_jax.evaluation.judge import Judged, Splits, annotated, judge, short_name, test_sets
+from isnet_jax.files import write_atomically
+from isnet_jax.report.page import Samples, write_report
+from isnet_jax.training import (
+    ModelDescription,
+    first_then_all,
+    fit,
+    init_state,
+    is_first,
+    make_evaluation,
+    objective,
+)
+from isnet_jax.training.provenance import machine
+from isnet_jax.training.serial import plain
+
+
+def settings_of(job: TrainingJob) -> dict[str, Any]:
+    """What makes two runs the same: not places, devices, or what is kept and watched."""
+    other = ("out", "data_dir", "processes", "checkpoints", "profile_steps")
+    settings = plain(job)
+    del settings["launch"]["parallel"]
+    return {name: value for name, value in settings.items() if name not in other}
+
+
+def run(
+    job: TrainingJob,
+    settings: dict[str, Any],
+    load: Callable[[], Splits],
+    console: Console,
+    words: Mapping[str, str],
+) -> dict[str, Any]:
+    """Train the networks, judge them, write the report; a finished run is only shown again.
+
+    Of several processes each makes this call; the first one prepares data and writes the files.
+
+    Args:
+      job: what to train and where to.
+      settings: what makes two runs the same.
+      load: gives the splits train, validation and the test sets.
+      words: what the report says about the data, see `write_report`.
+
+    Returns:
+      What metrics.json holds.
+
+    Raises:
+      UserError: bad options or data, an output folder that holds something else or that another
+        process trains in, or what `fit` raises.
+    """
+    started = time.monotonic()
+    run_folder.check(job.out, settings)
+    run_folder.check_unlocked(job.out)
+    finished = _finished(job.out)
+    if finished is not None:
+        console.print(f"{job.out} is finished", soft_wrap=True, highlight=False)
+        show(finished, console)
+        return finished
+    splits = first_then_all(load)
+    description = job.description(splits["train"])
+    _check_training(job, description, splits["train"])
+    options = plain(job)
+    del options["out"], options["processes"]
+    first_then_all(lambda: run_folder.claim(job.out, settings, options))
+    with run_folder.lock(job.out) if is_first() else contextlib.nullcontext():
+        return _train_and_judge(job, description, splits, console, words, started)
+
+
+def _train_and_judge(
+    job: TrainingJob,
+    description: ModelDescription,
+    splits: Splits,
+    console: Console,
+    words: Mapping[str, str],
+    started: float,
+) -> dict[str, Any]:
+    networks, history = {}, {}
+    for name in job.networks:
+        logs = job.out / "tensorboard" / name
+        display = TrainingDisplay(name, logs, splits["validation"], console)
+        with display if is_first() else Unobserved() as observer:
+            networks[name], history[name] = fit(
+                description,
+                job.training_of(name),
+                splits["train"],
+                splits["validation"],
+                job.out / name,
+                observer,
+            )
+        # What an interrupted call spent counts too.
+        started -= sum(r["seconds"] for r in history[name] if r["step"] <= display.start)
+    metrics: dict[str, Any] = dict(judge_all(networks, splits, console))
+    metrics |= {
+        "seconds": round(time.monotonic() - started, 1),
+        "training_seconds": {
+            name: round(sum(record["seconds"] for record in records), 1)
+            for name, records in history.items()
+        },
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "version": metadata.version("isnet-jax"),
+        "command": shlex.join(["isnet-jax", *sys.argv[1:]]),
+    }
+    if is_first():
+        shown = samples(networks, splits)
+        options = plain(job)
+        write_report(job.out / "report.html", metrics, history, shown, options, **words)
+        write_atomically(job.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    show(metrics, console)
+    return metrics
+
+
+def judge_all(
+    networks: Mapping[str, nnx.Module], splits: Splits, console: Console
+) -> dict[str, Judged]:
+    """`judge` for each network."""
+    with console.status("judging the networks on the test sets"):
+        return {name: judge(network, splits) for name, network in networks.items()}
+
+
+def samples(networks: Mapping[str, nnx.Module], splits: Splits, per_class: int = 2) -> Samples:
+    """The first annotated test images of every class, with what the networks make of them.
+
+    Other test sets that hold the same samples are shown beside the first. Of multi-label data,
+    samples of exactly one class are shown.
+    """
+    first = splits[test_sets(splits)[0]]
+    shown = [name for name in test_sets(splits) if splits[name].ids == first.ids]
+    labels, usable = first.labels, annotated(first)
+    if labels.ndim == 2:
+        usable = usable[labels[usable].sum(1) == 1]
+        labels = labels.argmax(1)
+    classes = range(len(first.class_names))
+    indices = np.concatenate([usable[labels[usable] == c][:per_class] for c in classes])
+    images = {short_name(name): splits[name].batch(indices)["image"] for name in shown}
+
+    def each(function):
+        if not len(indices):
+            return {}
+        return {
+            name: {test: function(network, x) for test, x in images.items()}
+            for name, network in networks.items()
+        }
+
+    return Samples(
+        images=images,
+        masks=first.batch(indices)["mask"],
+        labels=labels[indices],
+        class_names=first.class_names,
+        heatmaps=each(highest_logit_relevance),
+        predictions=each(lambda network, x: predict(network, x).argmax(1)),
+        confidences=each(lambda network, x: _confidence(predict(network, x), first.labels.ndim)),
+    )
+
+
+def show(metrics: Mapping[str, Any], console: Console) -> None:
+    """Print the table of the networks."""
+    networks = [name for name in ("plain", "isnet") if name in metrics]
+    table = Table(title="accuracy on the test sets, and relevance on the background")
+    table.add_column("")
+    columns = list(metrics[networks[0]])
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for name in networks:
+        shares = [metrics[name][column] for column in columns]
+        table.add_row(name, *("-" if s is None else f"{100 * s:.1f} %" for s in shares))
+    console.print(table)
+
+
+def _confidence(logits: np.ndarray, label_axes: int) -> np.ndarray:
+    """Probability of the highest logit: of its class, or, multi-label, of its yes."""
+    probabilities = jax.nn.softmax(logits) if label_axes == 1 else jax.nn.sigmoid(logits)
+    return np.asarray(probabilities).max(1)
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """The metrics of a run whose files are all there; they are written last."""
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return metrics if (folder / "report.html").exists() else None
+
+
+def _check_training(job: TrainingJob, description: ModelDescription, train: Split) -> None:
+    """Trace what will be compiled, so that options that do not fit fail before any compute."""
+    model = description.create(job.seed)
+    state = init_state(model, optax.identity(), jax.random.key(job.seed))
+    for name in job.networks:
+        training = job.training_of(name)
+        training.launch.launcher(training.batch_size)
+        batch = next(training.batches(train))
+        evaluate = make_evaluation(model, objective(training.objective))
+        jax.eval_shape(evaluate, state, batch, batch)

@@ -1,0 +1,1 @@
+"""Own images with masks: readers, checks, and the data set made of them."""

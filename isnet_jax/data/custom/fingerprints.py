@@ -1,0 +1,78 @@
+"""Fingerprints of source files: whether prepared data still are what the source holds."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from isnet_jax.data.custom.readers import Listing, Rejected
+from isnet_jax.data.custom.readers.samples import printable, read_regular, relative
+
+# Size, time of change in ns, SHA-256; empty for what is missing or no regular file.
+Fingerprint = list[Any]
+
+
+def fingerprints(listing: Listing, digests: Mapping[Path, str]) -> dict[str, Fingerprint]:
+    """A fingerprint of every file of the source, by its path below the root.
+
+    Args:
+        listing: names the files.
+        digests: SHA-256 of those that have been read.
+    """
+    return {
+        relative(path, listing.root): [*status, digests.get(path) or _digest(path)]
+        if (status := _status(path))
+        else []
+        for path in _files(listing)
+    } | {problem.place: [] for problem in listing.problems}
+
+
+def differences(
+    record: Mapping[str, Any], options: Mapping[str, Any], listing: Listing
+) -> list[str]:
+    """What differs between a record of prepared data and what would be prepared now, in words."""
+    found = [
+        f"option {name}: {record['options'].get(name)!r} there, {options.get(name)!r} now"
+        for name in sorted({*record["options"], *options})
+        if record["options"].get(name) != options.get(name)
+    ]
+    before = record["files"]
+    paths = {relative(path, listing.root): path for path in _files(listing)}
+    now = paths.keys() | {problem.place for problem in listing.problems}
+    found += [f"new: {printable(name)}" for name in sorted(now - before.keys())]
+    found += [f"gone: {printable(name)}" for name in sorted(before.keys() - now)]
+    found += [
+        f"changed: {printable(name)}"
+        for name in sorted(before.keys() & paths.keys())
+        if _changed(before[name], paths[name])
+    ]
+    return found
+
+
+def _changed(before: Fingerprint, path: Path) -> bool:
+    status = _status(path)
+    if status is None or not before:
+        return bool(before) or status is not None
+    return status != before[:2] and (status[0] != before[0] or _digest(path) != before[2])
+
+
+def _files(listing: Listing) -> list[Path]:
+    samples = [
+        path for sample in listing.samples for path in (sample.image, *sample.annotation.files)
+    ]
+    return [*listing.files, *samples]
+
+
+def _status(path: Path) -> Fingerprint | None:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return [status.st_size, status.st_mtime_ns] if path.is_file() else None
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(read_regular(path)).hexdigest()
+    except Rejected:
+        return None

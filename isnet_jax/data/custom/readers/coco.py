@@ -1,0 +1,228 @@
+"""Annotations in COCO's format: a JSON file of images, categories and segmented instances."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isnet_jax.data.custom.readers import choice, segments
+from isnet_jax.data.custom.readers.pictures import PixelRules
+from isnet_jax.data.custom.readers.samples import (
+    Annotated,
+    Contents,
+    Listing,
+    Problem,
+    Rejected,
+    Sample,
+    inside,
+    printable,
+    read_text,
+    relative,
+    require_folder,
+)
+from isnet_jax.errors import UserError, suggest
+
+_REMEDY = "Correct the entry"
+
+
+@dataclass(frozen=True)
+class CocoSource:
+    """Images with segmented instances; the classes are the categories.
+
+    The mask of an image is the union of its instances of the classes it is given; instances of
+    other categories are background.
+
+    Attributes:
+        annotations: the JSON file, such as instances_train.json.
+        folder: holds the images; file names in the JSON are relative to it and stay inside. The
+            JSON's own folder if left out.
+        categories: names of the categories that count, all if left out. Images without them are
+            left out of the data set.
+        label: the class of an image with several categories: "only" refuses it, "largest" takes
+            the one that covers most, "all" gives it all of them (multi-label).
+        rules: how values in the image files are understood.
+    """
+
+    annotations: Path
+    folder: Path | None = None
+    categories: tuple[str, ...] = ()
+    label: choice.Label = "only"
+    rules: PixelRules = field(default_factory=PixelRules)
+
+    def __post_init__(self) -> None:
+        choice.check(self.label)
+
+    @property
+    def root(self) -> Path:
+        return self.annotations.parent if self.folder is None else self.folder
+
+    def listing(self) -> Listing:
+        """Reads the annotations.
+
+        Raises:
+            UserError: the file cannot be read, or is not in COCO's format.
+        """
+        content = _parsed(self.annotations)
+        require_folder(self.root, "the folder with the images")
+        problems: list[Problem] = []
+        categories = self._categories(content["categories"])
+        instances = self._instances(content["annotations"], categories, problems)
+        counted = set(self.categories or categories.values())
+        samples: list[Sample] = []
+        keys: set[int | str] = set()
+        names_seen: set[str] = set()
+        for number, entry in enumerate(content["images"]):
+            place = f"{self.annotations.name} images[{number}]"
+            try:
+                key = _key(entry, "id")
+                if key in keys:
+                    raise Rejected(f"has the id {key!r} of another image", _REMEDY)
+                keys.add(key)
+                sample = self._sample(entry, instances.pop(key, []), counted)
+                if sample is None:
+                    continue
+                if sample.id in names_seen:
+                    raise Rejected(f"names {sample.id} again", _REMEDY)
+                names_seen.add(sample.id)
+                samples.append(sample)
+            except Rejected as error:
+                problems.append(Problem(place, error.wrong, error.remedy))
+        for key, found in instances.items():
+            if key not in keys:
+                place = f"{self.annotations.name} annotations[{found[0].number}]"
+                wrong = f"belongs to an image {key!r} that is not listed"
+                problems.append(Problem(place, wrong, _REMEDY))
+        return Listing(
+            root=self.root,
+            samples=tuple(samples),
+            problems=tuple(problems),
+            class_names=tuple(name for name in categories.values() if name in counted),
+            multi_label=self.label == "all",
+            files=(self.annotations,),
+        )
+
+    def _categories(self, entries: list[Any]) -> dict[Any, str]:
+        """Names by id."""
+        names: dict[Any, str] = {}
+        for number, entry in enumerate(entries):
+            place = f"{printable(self.annotations)}: categories[{number}]"
+            try:
+                key = _key(entry, "id")
+            except Rejected as error:
+                raise UserError(f"{place} {error.wrong}. {error.remedy}.") from error
+            name = entry.get("name")
+            if not isinstance(name, str) or not name.strip() or not name.isprintable():
+                raise UserError(f"{place} has no name. {_REMEDY}.")
+            if key in names or name in names.values():
+                raise UserError(f"{place} repeats the id or name of another. {_REMEDY}.")
+            names[key] = name
+        for name in self.categories:
+            if name not in names.values():
+                raise UserError(printable(suggest(name, names.values(), what="category")))
+        return names
+
+    def _instances(
+        self, entries: list[Any], names: dict[Any, str], problems: list[Problem]
+    ) -> dict[Any, list["_Instance"]]:
+        """Instances by the id of their image."""
+        found: dict[Any, list[_Instance]] = defaultdict(list)
+        for number, entry in enumerate(entries):
+            place = f"{self.annotations.name} annotations[{number}]"
+            try:
+                image, category = _key(entry, "image_id"), _key(entry, "category_id")
+                if category not in names:
+                    raise Rejected(f"has the unknown category_id {category!r}", _REMEDY)
+                instance = _Instance(number, names[category], entry.get("segmentation"))
+                found[image].append(instance)
+            except Rejected as error:
+                problems.append(Problem(place, error.wrong, error.remedy))
+        return found
+
+    def _sample(self, entry: Any, instances: list["_Instance"], counted: set[str]) -> Sample | None:
+        name = entry.get("file_name")
+        height, width = entry.get("height"), entry.get("width")
+        if not isinstance(name, str):
+            raise Rejected("has no file_name", _REMEDY)
+        if not (type(height) is int and type(width) is int and 0 < height < 1e6 > width > 0):
+            raise Rejected("has no height and width", _REMEDY)
+        path = inside(self.root, name)
+        own = [instance for instance in instances if instance.category in counted]
+        if not own and self.categories:
+            return None
+        if not own:
+            raise Rejected(f"({name}) has no annotation", "Annotate it, or remove its entry")
+        areas: dict[str, float] = defaultdict(float)
+        for instance in own:
+            try:
+                areas[instance.category] += segments.check(instance.segmentation, height, width)
+            except Rejected as error:
+                wrong = f"({name}, annotations[{instance.number}]) {error.wrong}"
+                raise Rejected(wrong, error.remedy) from error
+        labels = choice.chosen(areas, self.label)
+        shapes = tuple(i.segmentation for i in own if i.category in labels)
+        order = tuple(n for n in dict.fromkeys(i.category for i in own) if n in labels)
+        return Sample(relative(path, self.root), path, _Segments(shapes, order, height, width))
+
+
+@dataclass(frozen=True)
+class _Instance:
+    """One annotated object; its number is its place in the file."""
+
+    number: int
+    category: str
+    segmentation: Any
+
+
+@dataclass(frozen=True)
+class _Segments:
+    """A mask drawn from segments, and the classes they are of."""
+
+    shapes: tuple[Any, ...]
+    labels: tuple[str, ...]
+    height: int
+    width: int
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return ()
+
+    def read(self, height: int, width: int, contents: Contents) -> Annotated:
+        if (height, width) != (self.height, self.width):
+            raise Rejected(
+                f"is {width} x {height} pixels, but its annotations are for {self.width} x "
+                f"{self.height}",
+                "Use the images that were annotated, in their size",
+            )
+        drawn = [segments.draw(shape, height, width) for shape in self.shapes]
+        mask = np.logical_or.reduce(drawn)
+        if not mask.any():
+            raise Rejected("has an empty mask: its segments cover no pixel", "Annotate it anew")
+        return Annotated(mask, self.labels)
+
+
+def _parsed(path: Path) -> dict[str, list[Any]]:
+    text = read_text(path, "annotations in COCO's format")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{printable(path)} is not JSON ({printable(error)}). Expected annotations in COCO's "
+            "format."
+        ) from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise UserError(
+                f"{printable(path)} has no list {key!r}. Expected COCO's format: an object with "
+                "the lists images, annotations and categories."
+            )
+    return content
+
+
+def _key(entry: Any, name: str) -> int | str:
+    value = entry.get(name) if isinstance(entry, dict) else None
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        return value
+    raise Rejected(f"has no {name}", _REMEDY)

@@ -1,0 +1,118 @@
+"""COCO's encodings of a segment: polygons and run lengths."""
+
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from isnet_jax.data.custom.readers.samples import Rejected
+
+# Annotation tools place corners on the border, and round.
+_MARGIN: Final = 1.0
+_REMEDY: Final = "Correct its segmentation"
+
+
+def check(segmentation: Any, height: int, width: int) -> float:
+    """The area of a segment in pixels, about, once it is known to be drawable.
+
+    Args:
+        segmentation: a list of polygons [x1, y1, x2, y2, ...], or run lengths {"counts", "size"}.
+        height, width: of its image.
+
+    Raises:
+        Rejected: it is neither, or does not fit the image.
+    """
+    if isinstance(segmentation, dict):
+        return float(sum(_runs(segmentation, height, width)[1::2]))
+    if not isinstance(segmentation, list) or not segmentation:
+        raise Rejected("has a segment that is neither polygons nor run lengths", _REMEDY)
+    return sum(_polygon_area(polygon, height, width) for polygon in segmentation)
+
+
+def draw(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "h w"]:
+    """The pixels of a segment that `check` has passed: those whose centre is inside."""
+    if isinstance(segmentation, dict):
+        runs = _runs(segmentation, height, width)
+        values = np.arange(len(runs)) % 2 == 1
+        return np.repeat(values, runs).reshape(width, height).T
+    drawn = [_filled(np.array(polygon, np.float64), height, width) for polygon in segmentation]
+    return np.logical_or.reduce(drawn)
+
+
+def _filled(
+    polygon: Float64[np.ndarray, " coordinates"], height: int, width: int
+) -> Bool[np.ndarray, "h w"]:
+    """Even-odd filling: along a row of centres, every edge that is crossed changes the side."""
+    x0, y0 = polygon[::2], polygon[1::2]
+    x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
+    centres = np.arange(height)[:, None] + 0.5
+    row, edge = np.nonzero((y0 <= centres) != (y1 <= centres))
+    slope = (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
+    crossing = x0[edge] + (row + 0.5 - y0[edge]) * slope
+    first = np.clip(np.ceil(crossing - 0.5), 0, width).astype(int)
+    changes = np.zeros((height, width + 1), np.uint8)
+    np.add.at(changes, (row, first), 1)
+    return np.cumsum(changes[:, :width], axis=1, dtype=np.uint8) % 2 == 1
+
+
+def _polygon_area(polygon: Any, height: int, width: int) -> float:
+    numbers = isinstance(polygon, list) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in polygon
+    )
+    if not numbers or len(polygon) < 6 or len(polygon) % 2:
+        raise Rejected("has a polygon that is not a list of three or more points x, y", _REMEDY)
+    for values, limit, axis in ((polygon[::2], width, "x"), (polygon[1::2], height, "y")):
+        bad = [v for v in values if not -_MARGIN <= v <= limit + _MARGIN]
+        if bad:
+            place = f"{axis} = {str(bad[0])[:20]}"
+            raise Rejected(
+                f"has a polygon with {place}, outside of its image of {width} x {height}", _REMEDY
+            )
+    x, y = np.array(polygon[::2], np.float64), np.array(polygon[1::2], np.float64)
+    return float(abs(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) / 2)
+
+
+def _runs(segmentation: dict[str, Any], height: int, width: int) -> list[int]:
+    """Lengths of the runs, alternately background and foreground, column by column."""
+    counts, size = segmentation.get("counts"), segmentation.get("size")
+    if size != [height, width]:
+        raise Rejected(
+            f"has run lengths for the size {str(size)[:40]}, but its image is [{height}, {width}]",
+            _REMEDY,
+        )
+    if isinstance(counts, str):
+        counts = _uncompressed(counts, height * width)
+    runs = counts if isinstance(counts, list) else []
+    valid = all(type(run) is int and run >= 0 for run in runs)
+    if not valid or sum(runs) != height * width:
+        raise Rejected(f"has run lengths that do not add up to {height} x {width}", _REMEDY)
+    return runs
+
+
+def _uncompressed(text: str, pixels: int) -> list[int]:
+    """Run lengths from COCO's string: 5 bits a character, from the fourth on as differences.
+
+    Characters are 48 plus: bit 5, more characters follow; bits 4 to 0, the next bits of the number
+    from the low end, the highest of the last ones being the sign.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        code = ord(character) - 48
+        if not 0 <= code < 64 or shift > 40:
+            raise Rejected("has run lengths in an unknown encoding", _REMEDY)
+        value |= (code & 31) << shift
+        shift += 5
+        if code & 32:
+            continue
+        if code & 16:
+            value -= 1 << shift
+        if len(counts) > 2:
+            value += counts[-2]
+        if not 0 <= value <= pixels:
+            raise Rejected("has run lengths that do not fit its image", _REMEDY)
+        counts.append(value)
+        value = shift = 0
+    if shift:
+        raise Rejected("has run lengths that break off", _REMEDY)
+    return counts

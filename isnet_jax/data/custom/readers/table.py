@@ -1,0 +1,218 @@
+"""A CSV table of images, masks and labels."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from isnet_jax.data.custom.readers import splits
+from isnet_jax.data.custom.readers.pictures import MaskFile, PixelRules
+from isnet_jax.data.custom.readers.samples import (
+    Listing,
+    Problem,
+    Rejected,
+    Sample,
+    inside,
+    printable,
+    read_text,
+    relative,
+    require_folder,
+    unique,
+)
+from isnet_jax.errors import UserError
+
+_RESERVED: Final = ("image", "mask", "label", "labels", "split")
+_TRUTH: Final = {"0": False, "0.0": False, "1": True, "1.0": True}
+_SEPARATOR: Final = "|"
+_BLANK: Final = " \t"
+
+
+@dataclass(frozen=True)
+class CsvSource:
+    """A table with a row per image.
+
+    Its columns: `image`, a path; `mask`, a path, or empty where there is no mask; one of: `label`,
+    the image's class; `labels`, any number of classes separated by `|`; several columns of 0 and
+    1, named like the classes; and, if wanted, `split`.
+
+    Attributes:
+        table: the CSV file: UTF-8, commas, a header.
+        folder: paths in the table are relative to this one and stay inside; the table's if left
+            out.
+        label_columns: the columns of 0 and 1, where the table has others too.
+        rules: how values in the files are understood.
+    """
+
+    table: Path
+    folder: Path | None = None
+    label_columns: tuple[str, ...] = ()
+    rules: PixelRules = field(default_factory=PixelRules)
+
+    @property
+    def root(self) -> Path:
+        return self.table.parent if self.folder is None else self.folder
+
+    def listing(self) -> Listing:
+        """Reads the table.
+
+        Raises:
+            UserError: it cannot be read, or its columns are not as described.
+        """
+        header, rows = self._rows()
+        require_folder(self.root, "the folder that the table's paths are relative to")
+        single = "label" in header and not self.label_columns
+        columns = self._class_columns(header)
+        samples: list[Sample] = []
+        problems: list[Problem] = []
+        seen: dict[Path, int] = {}
+        named: set[str] = set()
+        for number, row in rows:
+            place = f"{self.table.name} line {number}"
+            try:
+                sample, labels = self._sample(header, row, single, columns)
+                if sample.image in seen:
+                    first = seen[sample.image]
+                    raise Rejected(f"names the image of line {first} again", "Keep one row")
+                seen[sample.image] = number
+                samples.append(sample)
+                named.update(labels)
+            except Rejected as error:
+                problems.append(Problem(place, error.wrong, error.remedy))
+        given = {sample.split for sample in samples if sample.split is not None}
+        if given:
+            splits.require_complete({printable(name) for name in given}, printable(self.table))
+        return Listing(
+            root=self.root,
+            samples=tuple(samples),
+            problems=tuple(problems),
+            class_names=tuple(columns) or tuple(sorted(named)),
+            multi_label=not single,
+            files=(self.table,),
+        )
+
+    def _rows(self) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+        """The header, and the other rows with their lines."""
+        text = read_text(self.table, "a CSV table")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = []
+        try:
+            for row in reader:
+                if any(cell.strip() for cell in row):
+                    rows.append((reader.line_num, row))
+        except csv.Error as error:
+            raise UserError(
+                f"{printable(self.table)} line {reader.line_num}: not a CSV table ({error}). "
+                'Expected commas between cells, and quotes as in "a, b".'
+            ) from error
+        if not rows:
+            raise UserError(f"{printable(self.table)} has no rows. Expected a header and rows.")
+        header = [cell.strip(_BLANK) for cell in rows[0][1]]
+        self._check_header(header)
+        return header, iter(rows[1:])
+
+    def _check_header(self, header: list[str]) -> None:
+        table = printable(self.table)
+        if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+            raise UserError(f"{table}: the cells are not separated by commas. Save it with commas.")
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice:
+            raise UserError(f"{table} has two columns {printable(repr(twice[0]))}. Rename one.")
+        odd = [name for name in header if not name.isprintable()]
+        if odd:
+            raise UserError(
+                f"{table}: a column's name has invisible characters: {_listed(odd[:1])}. Remove "
+                "them."
+            )
+        if "" in header:
+            raise UserError(f"{table}: column {header.index('') + 1} has no name. Name or drop it.")
+        if "image" not in header:
+            raise UserError(
+                f"{table} has no column 'image'; its columns are {_listed(header)}. Expected "
+                "image, mask, then label, labels or columns of 0 and 1, and perhaps split."
+            )
+
+    def _class_columns(self, header: list[str]) -> list[str]:
+        """The columns of 0 and 1; none where a column names the classes."""
+        table = printable(self.table)
+        missing = [name for name in self.label_columns if name not in header]
+        if missing:
+            raise UserError(
+                f"{table} has no column {printable(repr(missing[0]))}; its columns are "
+                f"{_listed(header)}. Correct --label-columns."
+            )
+        reserved = [name for name in self.label_columns if name in ("image", "mask", "split")]
+        if reserved:
+            raise UserError(f"--label-columns names {reserved[0]!r}, which holds no label.")
+        if self.label_columns:
+            return list(unique(self.label_columns))
+        if "label" in header and "labels" in header:
+            raise UserError(f"{table} has both columns 'label' and 'labels'. Keep one.")
+        if "label" in header or "labels" in header:
+            return []
+        columns = [name for name in header if name not in _RESERVED]
+        if not columns:
+            raise UserError(
+                f"{table} has no labels. Add a column label (one class), labels (classes separated "
+                f"by {_SEPARATOR}), or a column of 0 and 1 per class."
+            )
+        return columns
+
+    def _sample(
+        self, header: list[str], row: list[str], single: bool, columns: list[str]
+    ) -> tuple[Sample, tuple[str, ...]]:
+        if len(row) != len(header):
+            raise Rejected(
+                f"has {len(row)} cells, but the header {len(header)}",
+                "Add or remove cells; quote cells that hold commas",
+            )
+        cells = dict(zip(header, row, strict=True))
+        image = inside(self.root, cells["image"])
+        mask = inside(self.root, cells["mask"]) if cells.get("mask", "").strip() else None
+        if mask == image:
+            raise Rejected("names one file as image and as mask", "Correct the mask")
+        split = None
+        if "split" in cells:
+            split = cells["split"].strip()
+            if not splits.is_split(split):
+                raise Rejected(f"has the split {split!r}", f"Write {splits.EXPLAINED}")
+        labels = _labels(cells, single, columns)
+        annotation = MaskFile(mask, labels, self.rules)
+        return Sample(relative(image, self.root), image, annotation, split), labels
+
+
+def _labels(cells: dict[str, str], single: bool, columns: list[str]) -> tuple[str, ...]:
+    if columns:
+        values = {name: cells[name].strip() for name in columns}
+        wrong = [name for name, value in values.items() if value not in _TRUTH]
+        if wrong:
+            raise Rejected(
+                f"has {values[wrong[0]]!r} in the column {wrong[0]!r}, expected 0 or 1",
+                "Correct it; if this column is no class, name those that are: --label-columns",
+            )
+        return tuple(name for name, value in values.items() if _TRUTH[value])
+    if single:
+        label = cells["label"].strip(_BLANK)
+        if not label:
+            raise Rejected("has no label", "Write its class")
+        return _printable((label,))
+    text = cells["labels"].strip(_BLANK)
+    labels = tuple(part.strip(_BLANK) for part in text.split(_SEPARATOR)) if text else ()
+    if "" in labels or len(set(labels)) < len(labels):
+        raise Rejected(
+            f"has the labels {text!r}", f"Write each class once, separated by {_SEPARATOR}"
+        )
+    return _printable(labels)
+
+
+def _printable(labels: tuple[str, ...]) -> tuple[str, ...]:
+    for label in labels:
+        if not label.isprintable():
+            raise Rejected(f"has a label with invisible characters: {label!r}", "Remove them")
+    return labels
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(printable(repr(name[:40])) for name in names[:10])
+    return shown + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -1,0 +1,219 @@
+"""Masks in Pascal VOC's layout: pictures whose values number classes, or instances."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from isnet_jax.data.custom.readers import choice
+from isnet_jax.data.custom.readers.pictures import (
+    SUFFIXES,
+    PixelRules,
+    decode_numbers,
+    require_size,
+)
+from isnet_jax.data.custom.readers.samples import (
+    Annotated,
+    Contents,
+    Listing,
+    Problem,
+    Rejected,
+    Sample,
+    encodable,
+    entries,
+    is_folder,
+    printable,
+    read_text,
+    relative,
+    require_folder,
+)
+from isnet_jax.errors import UserError, suggest
+
+VOC_CLASSES: Final = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
+_IMAGES, _CLASSES, _OBJECTS = "JPEGImages", "SegmentationClass", "SegmentationObject"
+_NAMES = "class_names.txt"
+_VOID = 255
+
+
+@dataclass(frozen=True)
+class VocSource:
+    """Images with class masks, and instance masks if wanted, as in Pascal VOC.
+
+    `JPEGImages/x.jpg` is the image, `SegmentationClass/x.png` holds the number of a class in every
+    pixel, 0 on the background and 255 where nobody knows (background for us), and
+    `SegmentationObject/x.png` the number of an instance. The mask of an image are its pixels of
+    the classes it is given. Images without a class mask are left out.
+
+    Attributes:
+        root: holds these folders, and class_names.txt, a line per class from number 1 on, unless
+            the classes are VOC's twenty.
+        categories: names of the classes that count, all if left out. Images without them are left
+            out of the data set.
+        label: the class of an image with several: "only" refuses it, "largest" takes the one that
+            covers most, "all" gives it all of them (multi-label).
+        largest_instance: the mask is the largest single instance only, and its class the label.
+        rules: how values in the image files are understood.
+    """
+
+    root: Path
+    categories: tuple[str, ...] = ()
+    label: choice.Label = "only"
+    largest_instance: bool = False
+    rules: PixelRules = field(default_factory=PixelRules)
+
+    def __post_init__(self) -> None:
+        choice.check(self.label)
+
+    def listing(self) -> Listing:
+        """Pairs images and masks by name.
+
+        Raises:
+            UserError: the folders or the names of the classes are not as described.
+        """
+        require_folder(self.root, f"a folder with {_IMAGES} and {_CLASSES}")
+        require_folder(self.root / _IMAGES, "the images")
+        require_folder(self.root / _CLASSES, "masks of class numbers")
+        if self.largest_instance:
+            require_folder(self.root / _OBJECTS, "masks of instance numbers")
+        names, files = self._class_names()
+        problems: list[Problem] = []
+        images = self._by_name(_IMAGES, problems)
+        objects = self._by_name(_OBJECTS, problems) if self.largest_instance else {}
+        samples = []
+        for stem, path in self._by_name(_CLASSES, problems).items():
+            place = relative(path, self.root)
+            if stem not in images:
+                problems.append(Problem(place, "is a mask without an image", "Remove it"))
+            elif self.largest_instance and stem not in objects:
+                wrong = f"has no mask of instances in {_OBJECTS}"
+                problems.append(Problem(place, wrong, "Put it there or remove this mask"))
+            else:
+                annotation = _Numbers(path, objects.get(stem), names, self)
+                image = images[stem]
+                samples.append(Sample(relative(image, self.root), image, annotation))
+        return Listing(
+            root=self.root,
+            samples=tuple(samples),
+            problems=tuple(problems),
+            class_names=tuple(n for n in names if n in (self.categories or names)),
+            multi_label=self.label == "all" and not self.largest_instance,
+            files=files,
+        )
+
+    def _class_names(self) -> tuple[tuple[str, ...], tuple[Path, ...]]:
+        path = self.root / _NAMES
+        names, files = VOC_CLASSES, ()
+        if path.exists():
+            lines = read_text(path, "a name of a class in each line").splitlines()
+            names, files = tuple(line.strip() for line in lines if line.strip()), (path,)
+        distinct = len(set(names)) == len(names) < _VOID
+        if not names or not distinct or not all(name.isprintable() for name in names):
+            raise UserError(
+                f"{printable(path)} must hold the name of each class once, from number 1 on and "
+                f"at most {_VOID - 1}."
+            )
+        for name in self.categories:
+            if name not in names:
+                raise UserError(printable(suggest(name, names, what="category")))
+        return names, files
+
+    def _by_name(self, folder: str, problems: list[Problem]) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for path in entries(self.root / folder):
+            place = relative(path, self.root)
+            if not encodable(path.name):
+                problems.append(Problem(place, "has a name that is not UTF-8", "Rename it"))
+            elif is_folder(path):
+                problems.append(Problem(place, "is a folder", "Move or remove it"))
+            elif path.suffix.lower() not in SUFFIXES:
+                wrong = f"is no image by its name (suffix {path.suffix!r})"
+                problems.append(Problem(place, wrong, "Remove or rename it"))
+            elif path.stem in found:
+                wrong = f"has a duplicate name: {found[path.stem].name} is of the same sample"
+                problems.append(Problem(place, wrong, "Keep one or rename the others"))
+            else:
+                found[path.stem] = path
+        return found
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """Class numbers, instance numbers, and what is wanted of them."""
+
+    classes: Path
+    objects: Path | None
+    names: tuple[str, ...]
+    wanted: VocSource
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.classes,) if self.objects is None else (self.classes, self.objects)
+
+    def read(self, height: int, width: int, contents: Contents) -> Annotated | None:
+        numbers = _numbers(self.classes, height, width, contents)
+        high = int(numbers[numbers != _VOID].max(initial=0))
+        if high > len(self.names):
+            raise Rejected(
+                f"holds the class number {high}, but there are {len(self.names)} classes",
+                f"Correct it, or name the classes in {_NAMES}",
+                self.classes,
+            )
+        areas = {
+            name: int(count)
+            for name, count in zip(
+                self.names,
+                np.bincount(numbers[numbers != _VOID], minlength=len(self.names) + 1)[1:],
+                strict=True,
+            )
+            if count and name in (self.wanted.categories or self.names)
+        }
+        if not areas:
+            if self.wanted.categories:
+                return None
+            raise Rejected("is an empty mask", "Draw it, or remove the sample", self.classes)
+        if self.objects is not None:
+            return self._largest_instance(numbers, areas, contents)
+        try:
+            labels = choice.chosen(areas, self.wanted.label)
+        except Rejected as error:
+            raise Rejected(error.wrong, error.remedy, self.classes) from error
+        return Annotated(np.isin(numbers, [self.names.index(n) + 1 for n in labels]), labels)
+
+    def _largest_instance(
+        self, numbers: Shaped[np.ndarray, "h w"], areas: dict[str, int], contents: Contents
+    ) -> Annotated:
+        assert self.objects is not None
+        height, width = numbers.shape
+        instances = _numbers(self.objects, height, width, contents)
+        counted = np.isin(numbers, [self.names.index(name) + 1 for name in areas])
+        visible = np.where(counted & (instances != _VOID), instances, 0)
+        sizes = np.bincount(visible.ravel())
+        sizes[0] = 0
+        if not sizes.any():
+            raise Rejected("has no instance of the classes", "Draw it or remove it", self.objects)
+        mask: Bool[np.ndarray, "h w"] = visible == sizes.argmax()
+        inside = np.unique(numbers[mask])
+        if len(inside) > 1:
+            raise Rejected(
+                f"has an instance {sizes.argmax()} that lies on several classes",
+                "Correct this mask or that of the classes",
+                self.objects,
+            )
+        return Annotated(mask, (self.names[int(inside[0]) - 1],))
+
+
+def _numbers(path: Path, height: int, width: int, contents: Contents) -> Shaped[np.ndarray, "h w"]:
+    try:
+        numbers = decode_numbers(contents.read(path))
+        require_size(numbers, height, width)
+        if numbers.min() < 0 or numbers.max() > 65535:
+            raise Rejected("holds numbers that are none of classes", "Correct it")
+    except Rejected as error:
+        raise Rejected(error.wrong, error.remedy, path) from error
+    return numbers

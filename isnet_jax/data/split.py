@@ -1,0 +1,93 @@
+"""A split in memory, and the batches that are taken from one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NotRequired, TypedDict
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Shaped
+
+from isnet_jax.data.checks import check_examples
+
+_CHUNK: Final = 1024
+
+
+class Batch(TypedDict):
+    """What a training step takes: pixels and masks from 0 to 1, channels last.
+
+    Labels are classes, or for multi-label data 0 or 1 for each class. ``has_mask`` is there for
+    data that are annotated in part: where it is False nobody drew the mask, and it is all 0.
+    """
+
+    image: Float32[np.ndarray, "batch h w 3"]
+    mask: Float32[np.ndarray, "batch h w 1"]
+    label: Int32[np.ndarray, " batch"] | Float32[np.ndarray, "batch classes"]
+    has_mask: NotRequired[Bool[np.ndarray, " batch"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """All examples of one split, in memory.
+
+    Attributes:
+        images: uint8 from 0 to 255, uint16 from 0 to 65,535, or float32 from 0 to 1.
+        masks: uint8, 255 on the foreground, or float32, 1 on the foreground; 0 elsewhere.
+        labels: classes, or for multi-label data 0 or 1 for each class.
+        ids: names of the samples.
+        class_names: names of the classes.
+        has_mask: False where nobody drew the mask; None if all samples have one.
+    """
+
+    images: Shaped[np.ndarray, "n h w 3"]
+    masks: Shaped[np.ndarray, "n h w 1"]
+    labels: Int32[np.ndarray, " n"] | Float32[np.ndarray, "n classes"]
+    ids: tuple[str, ...]
+    class_names: tuple[str, ...]
+    has_mask: Bool[np.ndarray, " n"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: slice | Sequence[int] | np.ndarray) -> Batch:
+        """The examples at these positions."""
+        return as_batch(
+            self.images[indices],
+            self.masks[indices],
+            self.labels[indices],
+            None if self.has_mask is None else self.has_mask[indices],
+        )
+
+    def check(self) -> None:
+        """Runs ``check_examples`` on all of the split.
+
+        Raises:
+            UserError: a bad sample, by its id.
+        """
+        for start in range(0, max(len(self), 1), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            check_examples(
+                **self.batch(chunk), num_classes=len(self.class_names), ids=self.ids[chunk]
+            )
+
+
+def as_batch(
+    images: np.ndarray, masks: np.ndarray, labels: np.ndarray, has_mask: np.ndarray | None
+) -> Batch:
+    """A batch of pixels and masks as `Split` has them; grey images get three channels."""
+    colour = np.broadcast_to(images, (*images.shape[:3], 3))
+    batch: Batch = {"image": _unit(colour), "mask": _unit(masks), "label": labels}
+    if has_mask is not None:
+        batch["has_mask"] = has_mask
+    return batch
+
+
+def as_labels(labels: list[Any]) -> Int32[np.ndarray, " n"] | Float32[np.ndarray, "n classes"]:
+    """Classes, or for multi-label data 0 or 1 for each class."""
+    stacked = np.stack(labels)
+    return stacked.astype(np.int32 if stacked.ndim == 1 else np.float32)
+
+
+def _unit(pixels: np.ndarray) -> Float32[np.ndarray, "..."]:
+    if pixels.dtype in (np.uint8, np.uint16):
+        return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    return pixels.astype(np.float32, copy=False)

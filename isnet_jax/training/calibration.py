@@ -1,0 +1,65 @@
+"""The training in which `objective.calibration` measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from flax import nnx
+
+from isnet_jax.data.split import Split
+from isnet_jax.objective.calibration import Calibration, bounds, settings_of, total_relevance
+from isnet_jax.objective.config import ISNetConfig
+from isnet_jax.objective.loss import supervised_places
+from isnet_jax.training.compilation import compiler_options
+from isnet_jax.training.description import ModelDescription
+from isnet_jax.training.recipe import Training
+from isnet_jax.training.step import compile_step, init_state, make_step, objective
+
+
+def calibrate(
+    description: ModelDescription,
+    config: ISNetConfig,
+    training: Training,
+    train: Split,
+    on_step: Callable[[int, int], None] = lambda done, steps: None,
+) -> Calibration:
+    """Train plainly; in the last epoch measure every batch before its update.
+
+    Args:
+      config: the objective to calibrate; its `foreground_range` is not read.
+      training: of the plain classifier, 5 epochs in the paper.
+      on_step: told of the number of steps done and in all.
+    """
+    batches, per_epoch = training.batches(train), len(train) // training.batch_size
+    steps = training.epochs * per_epoch
+    optimiser, model = training.optimiser.make(steps), description.create(training.seed)
+    state = init_state(model, optimiser, jax.random.key(training.seed))
+    run_step = compile_step(make_step(model, objective(config.classification), optimiser))
+    graph, _, _ = nnx.split(model, nnx.Param, ...)
+
+    def measure(state, batch):
+        copy = nnx.merge(graph, state.parameters, state.rest, copy=True)
+        key = jax.random.fold_in(state.key, state.step)
+        return total_relevance(copy, batch["image"], config, key)
+
+    run_measure = jax.jit(measure, compiler_options=compiler_options())
+    measured = []
+    for step in range(steps):
+        batch = next(batches)
+        if step >= steps - per_epoch:
+            measured.append(run_measure(state, batch))
+        state, _ = run_step(state, batch)
+        on_step(step + 1, steps)
+    totals = np.concatenate(measured, 1).astype(float)
+    return Calibration(
+        foreground_range=tuple(map(bounds, totals)),
+        mean=tuple(totals.mean(1).tolist()),
+        deviation=tuple(totals.std(1, ddof=1).tolist()),
+        places=("input", *supervised_places(model, config)),
+        samples=totals.shape[1],
+        model=description.architecture,
+        dtype=description.options.get("dtype", "float32"),
+        settings=settings_of(config),
+    )

@@ -1,0 +1,169 @@
+"""Options, dataclasses within dataclasses, as plain values, and back with checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from isnet_jax import lrp
+from isnet_jax.errors import UserError, suggest
+
+T = TypeVar("T")
+
+_RULE = "rule"  # The key that names the class of an LRP rule.
+
+
+def plain(value: Any) -> Any:
+    """Options as nested mappings of plain values, for JSON, YAML and the report."""
+    if dataclasses.is_dataclass(value):
+        named = {_RULE: type(value).__name__} if isinstance(value, lrp.Rule) else {}
+        return named | {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return value
+
+
+def from_plain(kind: type[T], values: Any, where: str, *, default: T | None = None) -> T:
+    """The inverse of `plain` for a dataclass.
+
+    Args:
+      kind: the dataclass.
+      where: the source of the values, for messages.
+      default: gives the values of keys that are left out; else the fields' defaults.
+
+    Raises:
+      UserError: an unknown key, a value of a wrong type or out of its range.
+    """
+    return _dataclass(kind, values, f"{where}: ", "", default)
+
+
+class _MismatchError(Exception):
+    """A value is not of the type: `expected` says what is."""
+
+    def __init__(self, expected: str):
+        super().__init__(expected)
+        self.expected = expected
+
+
+def _dataclass(kind: Any, values: Any, where: str, path: str, default: Any = None) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{where}{path or 'the file'} is {values!r}; expected options by name.")
+    types_of = typing.get_type_hints(kind, include_extras=False)
+    names = [field.name for field in dataclasses.fields(kind) if field.init]
+    made = {}
+    for name, value in values.items():
+        place = f"{path}.{name}" if path else str(name)
+        if name not in names:
+            inside = f" in {path}" if path else ""
+            raise UserError(where + suggest(str(name), names, what=f"option{inside}"))
+        try:
+            made[name] = _value(types_of[name], value, where, place, getattr(default, name, None))
+        except _MismatchError as error:
+            raise UserError(f"{where}{place} is {value!r}; expected {error.expected}.") from None
+    try:
+        return kind(**made) if default is None else dataclasses.replace(default, **made)
+    except UserError as error:
+        raise UserError(f"{where}{error}") from None
+    except TypeError:
+        missing = [
+            field.name
+            for field in dataclasses.fields(kind)
+            if field.name not in made
+            and field.default is field.default_factory is dataclasses.MISSING
+        ]
+        if not missing:
+            raise
+        raise UserError(f"{where}{path or 'the file'} lacks {', '.join(missing)}.") from None
+
+
+def _value(kind: Any, value: Any, where: str, path: str, default: Any = None) -> Any:
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _one_of(parts, value, where, path, default)
+    if origin is Literal:
+        if value not in parts or type(value) not in map(type, parts):
+            raise _MismatchError(" or ".join(map(repr, parts)))
+        return value
+    if origin is tuple:
+        return _tuple(parts, value, where, path)
+    if isinstance(kind, type) and issubclass(kind, lrp.Rule):
+        return _rule(value, where, path)
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, value, where, path, default)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is float and isinstance(value, str):
+        return _number(value)
+    if type(value) is not kind:
+        raise _MismatchError(_WORDS.get(kind, str(kind)))
+    return value
+
+
+def _number(text: str) -> float:
+    """YAML 1.1 takes 1e-2 for a text: its numbers have a point."""
+    try:
+        return float(text)
+    except ValueError:
+        raise _MismatchError(_WORDS[float]) from None
+
+
+def _one_of(parts: tuple[Any, ...], value: Any, where: str, path: str, default: Any) -> Any:
+    if isinstance(value, dict):
+        # Of several kinds of options, the one that knows most of the keys.
+        kinds = [part for part in parts if dataclasses.is_dataclass(part)]
+        if kinds:
+            known = [len(set(value) & {f.name for f in dataclasses.fields(k)}) for k in kinds]
+            kind = kinds[known.index(max(known))]
+            return _value(kind, value, where, path, default if type(default) is kind else None)
+    expected = []
+    # float last: it takes what int takes too.
+    for part in sorted(parts, key=lambda part: part is float):
+        try:
+            return _value(part, value, where, path)
+        except _MismatchError as error:
+            expected.append(error.expected)
+        except UserError:
+            expected.append(_WORDS.get(part, "options by name"))
+    raise _MismatchError(" or ".join(dict.fromkeys(expected)))
+
+
+def _tuple(parts: tuple[Any, ...], value: Any, where: str, path: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise _MismatchError("a list")
+    if parts[-1:] == (Ellipsis,):
+        parts = parts[:1] * len(value)
+    if len(value) != len(parts):
+        raise _MismatchError(f"a list of {len(parts)}")
+    return tuple(
+        _value(part, item, where, f"{path}[{number}]")
+        for number, (part, item) in enumerate(zip(parts, value, strict=True))
+    )
+
+
+def _rule(value: Any, where: str, path: str) -> lrp.Rule:
+    if not isinstance(value, dict) or _RULE not in value:
+        raise _MismatchError("an LRP rule: its class by the key rule, and its values")
+    rules = {
+        name: kind
+        for name, kind in vars(lrp).items()
+        if isinstance(kind, type) and issubclass(kind, lrp.Rule) and dataclasses.is_dataclass(kind)
+    }
+    name = str(value[_RULE])
+    if name not in rules:
+        raise UserError(f"{where}{path}: {suggest(name, rules, what='rule')}")
+    return _dataclass(rules[name], {k: v for k, v in value.items() if k != _RULE}, where, path)
+
+
+_WORDS = {
+    type(None): "null", bool: "true or false", int: "a whole number", float: "a number",
+    str: "a text", Path: "a path",
+}  # fmt: skip

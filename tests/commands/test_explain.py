@@ -1,0 +1,145 @@
+"""`isnet-jax explain` and `inspect` for any network: files in, pictures and arrays out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from isnet_jax import models
+from isnet_jax.commands.main import main
+from isnet_jax.commands.network import COMPOSITES
+
+NAMES = ("cat", "dog", "cow")
+MODEL = ("--model", "small", "--image-size", "16")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    models.save_weights(models.create("small", num_classes=3, rngs=nnx.Rngs(0)), path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three images, and a file that is none."""
+    draw = np.random.default_rng(0)
+    made = tmp_path / "images"
+    made.mkdir()
+    for name in ("a.png", "b.jpg", "c.png"):
+        Image.fromarray(draw.integers(0, 255, (16, 16, 3), np.uint8)).save(made / name)
+    (made / "notes.txt").write_text("no image")
+    return made
+
+
+def run(capsys, *arguments: object) -> str:
+    main([*map(str, arguments)])
+    return capsys.readouterr().out
+
+
+def failed(capsys, *arguments: object) -> str:
+    with pytest.raises(SystemExit, match="2"):
+        main([*map(str, arguments)])
+    return capsys.readouterr().err
+
+
+def test_a_folder_becomes_pictures_and_arrays(capsys, folder, weights, tmp_path):
+    classes = tmp_path / "classes.txt"
+    classes.write_text("\n".join(NAMES))
+    out, arrays = tmp_path / "heatmaps", tmp_path / "arrays.npz"
+    shown = run(
+        capsys, "explain", folder, *MODEL, "--weights", weights, "--classes", classes,
+        "--target", "dog", "--out", out, "--arrays", arrays,
+    )  # fmt: skip
+    assert len(re.findall("predicted (cat|dog|cow).*heatmap for dog", shown)) == 3
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "c.png"]
+    with np.load(arrays) as file:
+        assert file["relevance"].shape == (3, 16, 16, 3)
+        assert file["logits"].shape == (3, 3)
+        assert list(file["targets"]) == [1, 1, 1]
+        assert [Path(name).name for name in file["files"]] == ["a.png", "b.jpg", "c.png"]
+        assert tuple(file["classes"]) == NAMES
+        assert np.abs(file["relevance"]).max() > 0
+
+
+def test_one_picture_with_a_row_for_each_image_and_relevance_alone(
+    capsys, folder, weights, tmp_path
+):
+    out, arrays = tmp_path / "all.png", tmp_path / "r.npy"
+    run(
+        capsys, "explain", folder / "a.png", folder / "c.png", *MODEL, "--weights", weights,
+        "--out", out, "--arrays", arrays, "--normalisation", "none",
+    )  # fmt: skip
+    with Image.open(out) as picture:
+        assert picture.height > picture.width * 0.8
+    assert np.load(arrays).shape == (2, 16, 16, 3)
+
+
+def test_images_of_another_size(capsys, weights, tmp_path):
+    Image.new("L", (40, 20), 90).save(tmp_path / "wide.png")
+    arguments = ("explain", tmp_path / "wide.png", *MODEL, "--weights", weights)
+    shown = failed(capsys, *arguments)
+    assert "40 x 20 pixels; the network expects 16 x 16" in shown
+    assert "--resize crop" in shown
+    for resize in ("crop", "stretch"):
+        run(capsys, *arguments, "--resize", resize, "--out", tmp_path / f"{resize}.png")
+        assert (tmp_path / f"{resize}.png").exists()
+
+
+def test_every_unusable_file_is_named_before_any_compute(capsys, folder, weights, monkeypatch):
+    monkeypatch.setattr("isnet_jax.commands.explain._explained", None)
+    Image.new("L", (40, 20)).save(folder / "wide.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG nothing")
+    shown = failed(capsys, "explain", folder, folder / "notes.txt", *MODEL, "--weights", weights)
+    assert "3 of 6 images cannot be used" in shown
+    for name in ("wide.png has 40 x 20", "broken.png cannot be read", "notes.txt cannot be read"):
+        assert name in shown
+
+
+@pytest.mark.parametrize("rules", sorted(set(COMPOSITES) - {"isnet"}))
+def test_composites_by_name(capsys, rules):
+    shown = run(capsys, "inspect", *MODEL, "--rules", rules)
+    assert len(re.findall(r"^ +layer +(conv[123]|fc) ", shown, re.MULTILINE)) == 4
+    assert "unsupported" not in shown
+
+
+def test_inspect_needs_no_weights(capsys):
+    shown = run(capsys, "inspect", *MODEL, "--classes", "5")
+    assert "ZBox" in shown
+    assert "1x5" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--model", "smal"), "did you mean 'small'"),
+        (("--model", "small"), "needs its --weights"),
+        (("--weights", "w.safetensors"), "belong to a --model"),
+        ((*MODEL, "--weights", "absent.safetensors"), "absent.safetensors cannot be read"),
+        ((*MODEL, "--checkpoint", "runs"), "name two networks"),
+        ((*MODEL, "--weights", "WEIGHTS", "--classes", "9"), "does not fit the model"),
+        ((*MODEL, "--weights", "WEIGHTS", "--classes", "absent"), "a name on each line"),
+        ((*MODEL, "--weights", "WEIGHTS", "--target", "9"), "unknown class '9'"),
+        (("--model", "resnet18", "--weights", "WEIGHTS"), "does not fit the model"),
+        ((*MODEL, "--rules", "epsilon-pluss"), "did you mean 'epsilon-plus'"),
+        (
+            (*MODEL, "--weights", "WEIGHTS", "--transition-relu", "True"),
+            "small has no option 'transition_relu'",
+        ),
+        ((*MODEL, "--arrays", "r.csv"), r"\.npz or \.npy"),
+        ((*MODEL, "--out", "heatmap.jpg"), r"ends in \.png"),
+    ],
+)
+def test_what_is_refused(capsys, folder, weights, options, message):
+    options = [str(weights) if word == "WEIGHTS" else word for word in options]
+    assert re.search(message, failed(capsys, "explain", folder, *options).replace("\n", " "))
+
+
+def test_a_folder_without_images(capsys, tmp_path, weights):
+    shown = failed(capsys, "explain", tmp_path, *MODEL, "--weights", weights)
+    assert "holds no image files" in shown

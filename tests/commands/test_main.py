@@ -1,0 +1,175 @@
+"""The command line: help, exit codes, errors of one screen, named configs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isnet_jax import ISNetConfig, lrp
+from isnet_jax.commands import digits
+from isnet_jax.commands.main import main
+from isnet_jax.training import Launch
+
+TRAIN = ("train", "biased-digits")
+OWN = ("train", "own-data")
+PREPARE = [("prepare", kind) for kind in ("folder", "csv", "coco", "voc")]
+
+
+class Started(Exception):  # noqa: N818
+    """Carries the job that would have run."""
+
+    def __init__(self, job: digits.BiasedDigitsJob):
+        self.job = job
+
+
+@pytest.fixture(autouse=True)
+def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(job, console):
+        raise Started(job)
+
+    monkeypatch.setattr(digits, "run", started)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "kept as the tests have it")
+
+
+def job(*options: str) -> digits.BiasedDigitsJob:
+    with pytest.raises(Started) as started:
+        main([*TRAIN, *options])
+    return started.value.job
+
+
+def failed(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    assert len(shown.splitlines()) <= 24
+    return " ".join(shown.replace("│", " ").split())
+
+
+def helped(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--help"])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_of_the_program(capsys):
+    main([])
+    nothing = capsys.readouterr().out
+    main(["--help"])
+    assert capsys.readouterr().out == nothing
+    assert max(map(len, nothing.splitlines())) <= 80
+    commands = ("prepare", *map(" ".join, (TRAIN, OWN)), "evaluate", "explain", "inspect")
+    for word in (*commands, "--help"):
+        assert word in nothing
+
+
+def test_help_needs_neither_jax_nor_flax():
+    program = (
+        "import sys; from isnet_jax.commands.main import main; main(['--help']); "
+        "sys.exit(any(name in sys.modules for name in ('jax', 'flax', 'matplotlib')))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", [TRAIN, OWN, *PREPARE, ("evaluate",), ("explain",)])
+def test_help_explains_every_option(capsys, command: tuple[str, ...]):
+    sections = re.split(r"^\W*(?=--[a-z])", helped(capsys, *command), flags=re.MULTILINE)[1:]
+    assert sections
+    for section in sections:
+        option = section.split()[0]
+        text = section.split("options ─")[0].split("options --")[0]
+        text = re.sub(r"\(default:.*?\)|\{.*?\}|--[a-z.-]+", "", text, flags=re.DOTALL)
+        assert len(re.findall(r"\b[a-z]{2,}\b", text)) >= 2, option
+        assert "``" not in text, option
+
+
+def test_no_options_are_the_demo_and_configs_can_be_overridden():
+    assert job() == digits.CONFIGS["demo"]
+    full = job("--config", "full", "--epochs", "3", "--isnet.heatmap-weight", "0.5")
+    assert (full.config, full.epochs, full.isnet.heatmap_weight) == ("full", 3, 0.5)
+    assert full.plain_epochs == digits.CONFIGS["full"].plain_epochs
+    assert full.isnet.variant == digits.CONFIGS["full"].isnet.variant
+    assert job("--config=full") == digits.CONFIGS["full"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--isnet.box-rule", "False"), {"box_rule": False}),
+        (("--isnet.deep-supervision", "True"), {"deep_supervision": True}),
+        (("--isnet.deep-supervision", "a", "b"), {"deep_supervision": ("a", "b")}),
+        (("--isnet.foreground-range", "1", "9"), {"foreground_range": (1.0, 9.0)}),
+        (("--isnet.foreground-range", *"1928"), {"foreground_range": ((1.0, 9.0), (2.0, 8.0))}),
+    ],
+)  # fmt: skip
+def test_objectives_options_of_several_types(options: tuple[str, ...], expected: dict):
+    isnet = job(*options).isnet
+    assert {name: getattr(isnet, name) for name in expected} == expected
+
+
+def test_a_rule_for_the_first_layer_survives_as_a_default():
+    assert isinstance(ISNetConfig(box_rule=lrp.ZBox(0.0, 1.0)).composites()[0].first, lrp.ZBox)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("trian",), "did you mean 'train'"),
+        (("train", "biased"), "did you mean 'biased-digits'"),
+        ((*TRAIN, "--epoch", "3"), "Perhaps you meant: --epochs"),
+        ((*TRAIN, "--optimiser.learning-rat", "3"), "--optimiser.learning-rate"),
+        ((*TRAIN, "--epochs", "three"), "invalid literal"),
+        ((*TRAIN, "--epochs", "0"), "epochs is 0; expected at least 1"),
+        ((*TRAIN, "--model", "compct"), "did you mean 'compact'"),
+        ((*TRAIN, "--config", "ful"), "did you mean 'full'"),
+        ((*TRAIN, "--config"), "Missing value"),
+        ((*TRAIN, "--isnet.variant", "selctive"), "invalid choice 'selctive'"),
+        ((*TRAIN, "--isnet.heatmap-weight", "2"), "heatmap_weight is 2.0; expected in [0, 1]"),
+        ((*TRAIN, "--isnet.foreground-range", "9", "1"), "expected 0 < C1 < C2"),
+        ((*TRAIN, "--isnet.box-rule", "maybe"), "'maybe'"),
+        ((*TRAIN, "--optimiser.momentum", "1"), "momentum is 1.0; expected"),
+        ((*TRAIN, "--data.mark.kind", "colr"), "invalid choice 'colr'"),
+        ((*TRAIN, "--data.mark.strength", "2"), "strength is 2.0"),
+        ((*TRAIN, "--data.canvas", "20"), "canvas is 20"),
+        (("explain",), "Missing from isnet-jax explain"),
+        (("evaluate", "/absent"), "/absent holds no run"),
+    ],
+)
+def test_bad_input_is_exit_code_2_and_one_screen(capsys, arguments, message: str):
+    assert message in failed(capsys, *arguments)
+
+
+def test_an_error_names_what_looks_like_markup_and_keeps_long_paths_whole(capsys):
+    path = "/absent/[bold]/" + "x" * 150
+    assert path in failed(capsys, "evaluate", path)
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(digits, "run", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        main(TRAIN)
+    assert stopped.value.code == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_the_program_is_installed():
+    program = Path(sys.executable).with_name("isnet-jax")
+    done = subprocess.run([program, "nonsense"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "unknown command 'nonsense'" in done.stderr
+
+
+def test_how_the_step_runs_over_devices(capsys):
+    found = job("--parallel", "pmap", "--accumulate", "2", "--synchronise-batch-norm", "True")
+    assert found.launch == Launch("pmap", accumulate=2, synchronise_batch_norm=True)
+    told = failed(capsys, *TRAIN, "--parallel", "mesch")
+    assert "Expected one of ('auto', 'single', 'pmap', 'mesh')" in told
+    told = failed(capsys, *TRAIN, "--processes.count", "2")
+    assert "no coordinator; expected HOST:PORT" in told

@@ -1,0 +1,461 @@
+"""Malformed folders, tables, annotations and masks: an error of ours, or exactly the right data.
+
+The slow version makes 5,000 of them: `pytest -m slow tests/data/test_own_data_fuzz.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+import own_pictures as own
+import pytest
+from hypothesis import strategies as st
+from PIL import Image
+
+from isnet_jax.commands.main import main
+from isnet_jax.data import Split, load_split, open_prepared
+from isnet_jax.data.custom.readers import Contents, PixelRules, Rejected
+from isnet_jax.data.custom.readers.pictures import MaskFile, decode_image
+
+# A pipe that nobody writes to, or a bomb, would take for ever.
+SECONDS = 30
+
+
+def counts(few: int, many: int) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "examples", [few, pytest.param(many, marks=pytest.mark.slow)], ids=["few", "many"]
+    )
+
+
+def fuzz(examples: int, strategy: st.SearchStrategy, test: Callable[[Any], None]) -> None:
+    """Runs the test on many draws, each in at most `SECONDS`."""
+
+    @hypothesis.settings(
+        max_examples=examples,
+        deadline=timedelta(seconds=SECONDS),
+        derandomize=examples <= 200,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+    )
+    @hypothesis.given(strategy)
+    def run(drawn: Any) -> None:
+        signal.alarm(SECONDS)
+        try:
+            test(drawn)
+        finally:
+            signal.alarm(0)
+
+    run()
+
+
+@contextlib.contextmanager
+def copied(template: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copytree(template, Path(place) / "source", symlinks=True)
+        yield Path(place) / "source"
+
+
+def prepared(out: Path, *arguments: object) -> dict[str, Split] | None:
+    """The splits that the command line prepares; None where it refuses as it should."""
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main(["prepare", *map(str, arguments), "--out", str(out)])
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code
+    if code != 0:
+        shown = errors.getvalue()
+        assert code == 2, shown
+        assert shown.startswith("error: ") or "─" in shown
+        assert "Traceback" not in shown
+        assert len(shown.splitlines()) <= 24
+        assert not out.exists()
+        assert not list(out.parent.glob(".*incomplete*"))
+        return None
+    builder = open_prepared(out)
+    return {name: load_split(builder, name) for name in builder.info.splits}
+
+
+def samples(splits: dict[str, Split]) -> Iterator[tuple[str, np.ndarray, Any, str]]:
+    """Name, image, mask or None, class."""
+    for split in splits.values():
+        for i, name in enumerate(split.ids):
+            known = split.has_mask is None or split.has_mask[i]
+            mask = split.masks[i, ..., 0] > 0 if known else None
+            assert mask is None or mask.any()
+            yield name, split.images[i], mask, split.class_names[int(split.labels[i])]
+
+
+def intact(path: Path) -> bool:
+    """Whether all checksums of a PNG are right, checked without Pillow."""
+    data, place = path.read_bytes(), 8
+    kind = b""
+    while place + 12 <= len(data) and kind != b"IEND":
+        length = int.from_bytes(data[place : place + 4], "big")
+        kind = data[place + 4 : place + 8]
+        end = place + 8 + length
+        if zlib.crc32(data[place + 4 : end]).to_bytes(4, "big") != data[end : end + 4]:
+            return False
+        place = end + 4
+    return kind == b"IEND"
+
+
+def same_picture(path: Path, image: np.ndarray) -> bool:
+    assert path.is_file()
+    if path.read_bytes().startswith(b"\x89PNG"):
+        assert intact(path), path
+    with Image.open(path) as picture:
+        return np.array_equal(np.asarray(picture.convert("RGB")), image)
+
+
+# How one file goes bad. Each is (name, function of the path and a number, whether the sample can
+# never be used).
+def _flip(path: Path, number: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[number % len(data)] ^= 1 << number % 8
+    path.write_bytes(data)
+
+
+def _noise(seed: int, length: int) -> bytes:
+    return np.random.default_rng(seed).bytes(length)
+
+
+def _other_size(path: Path, number: int) -> None:
+    path.write_bytes(own.png(own.pixels(number, height=SIZES[number % 3])))
+
+
+SIZES = (1, own.SIDE - 1, own.SIDE + 5)
+
+
+def _replaced(path: Path, make: Callable[[Path], Any]) -> None:
+    path.unlink()
+    make(path)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path, int], Any], bool]] = {
+    "flip": (_flip, False),
+    "truncate": (lambda p, n: os.truncate(p, n % p.stat().st_size), True),
+    "append": (lambda p, n: p.write_bytes(p.read_bytes() + bytes([n % 256]) * (n % 99)), False),
+    "random": (lambda p, n: p.write_bytes(_noise(n, n % 300)), True),
+    "random after the signature": (
+        lambda p, n: p.write_bytes(p.read_bytes()[: 8 + n % 30] + _noise(n, 60)),
+        True,
+    ),
+    "text": (lambda p, n: p.write_text("image,mask\n" * (n % 9 + 1)), True),
+    "eps": (lambda p, n: p.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"), True),
+    "bomb": (lambda p, n: p.write_bytes(own.bomb(60_000, 60_000 + n)), True),
+    "delete": (lambda p, n: p.unlink(), True),
+    "folder": (lambda p, n: _replaced(p, Path.mkdir), True),
+    "loop": (lambda p, n: _replaced(p, lambda q: q.symlink_to(q.name)), True),
+    "link to nothing": (lambda p, n: _replaced(p, lambda q: q.symlink_to("nothing")), True),
+    "link to a folder": (lambda p, n: _replaced(p, lambda q: q.symlink_to("..")), True),
+    "link to zeros": (lambda p, n: _replaced(p, lambda q: q.symlink_to("/dev/zero")), True),
+    "pipe": (lambda p, n: _replaced(p, os.mkfifo), True),
+    "other size": (_other_size, True),
+    "frames": (
+        lambda p, n: Image.fromarray(own.pixels(n)).save(
+            p, "PNG", save_all=True, append_images=[Image.fromarray(own.pixels(n + 1))]
+        ),
+        True,
+    ),
+    "wrong suffix": (lambda p, n: p.rename(p.with_suffix(".txt")), True),
+    "transparent": (
+        lambda p, n: p.write_bytes(own.png(np.full((own.SIDE, own.SIDE, 4), n % 255, np.uint8))),
+        True,
+    ),
+    "newline in the name": (lambda p, n: p.rename(p.with_name("a\n\x1b[31mb.png")), True),
+    "bytes as the name": (
+        lambda p, n: os.rename(p, os.fsencode(p.parent) + b"/\xff\xfe.png"),
+        True,
+    ),
+}
+MASK_DAMAGE: dict[str, tuple[Callable[[Path, int], Any], bool]] = {
+    "grey": (lambda p, n: p.write_bytes(own.png(own.pixels(n)[..., 0])), True),
+    "colours": (lambda p, n: p.write_bytes(own.png(own.pixels(n))), True),
+    "empty": (lambda p, n: p.write_bytes(own.png(np.zeros((own.SIDE, own.SIDE), bool))), True),
+    "its image": (lambda p, n: p.write_bytes(own.png(own.pixels(int(p.stem)))), True),
+}
+damages = st.lists(
+    st.tuples(
+        st.sampled_from(["images", "masks"]),
+        st.integers(0, 11),
+        st.sampled_from([*DAMAGE, *MASK_DAMAGE]),
+        st.integers(0, 10_000),
+    ),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda damage: damage[:2],
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return own.write_folder(tmp_path_factory.mktemp("folder"))
+
+
+@counts(120, 1500)
+def test_folders(examples: int, folder: Path):
+    def test(case: tuple[list[tuple[str, int, str, int]], bool, bool]) -> None:
+        done, skip, partly = case
+        with copied(folder) as source:
+            spoilt = set()
+            for kind, number, damage, value in done:
+                name = own.CLASSES[number >= 6]
+                if damage in MASK_DAMAGE:
+                    kind = "masks"
+                action, fatal = {**DAMAGE, **MASK_DAMAGE}[damage]
+                path = source / kind / name / f"{number:02d}.png"
+                if not path.is_file():
+                    continue
+                action(path, value)
+                if fatal:
+                    spoilt.add((kind, f"images/{name}/{number:02d}.png"))
+            out = source.parent / "out"
+            flags = ["--skip-bad"] * skip + ["--allow-missing-masks"] * partly
+            splits = prepared(out, "folder", source, *flags)
+            if splits is None:
+                return
+            assert skip or partly or not spoilt, spoilt
+            for name, image, mask, label in samples(splits):
+                assert ("images", name) not in spoilt
+                assert mask is None or ("masks", name) not in spoilt
+                assert name.split("/")[1] == label
+                path = source / name
+                assert same_picture(path, image), name
+                if mask is not None:
+                    drawn = source / "masks" / label / path.name
+                    assert same_picture(drawn, np.repeat(mask[..., None], 3, 2) * np.uint8(255))
+
+    fuzz(examples, st.tuples(damages, st.booleans(), st.booleans()), test)
+
+
+CELLS = st.one_of(
+    st.sampled_from(
+        [
+            *("", " ", "cat", "dog", "0", "1", "1.0", "-1", "nan", "train", "test", "|", "a|b"),
+            *("../x.png", "i", ".", "/etc/passwd", "i/../../x.png", "i\\00.png", "i/01.png/"),
+            *("i/00.png", "i/99.png", "m/00.png", "i/./01.png", "i//02.png", "loop.png", "~/x.png"),
+            *("i/00.png\x00", "a\tb", '"', "'", "ü", "\u202e", "\x1b[31m", "=1+1", "x" * 200_000),
+            *("cat|dog", "cat|cat"),
+        ]
+    ),
+    st.text(max_size=8),
+)
+HEADERS = st.sampled_from(
+    [["image", "mask", "label"]] * 6
+    + [["image", "mask", "labels"], ["image", "mask", "label", "split"], ["image", "label"]]
+    + [["image", "mask", "cat", "dog"], ["image", "mask"], ["mask", "label"], ["image", "image"]]
+    + [["image", "mask", "label", "labels"], ["image", "mask", "label", ""], ["image;mask;label"]]
+)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[bytes, bool, bool]:
+    """A good table with some cells, then some bytes, changed."""
+    header = list(draw(HEADERS))
+    lines = []
+    for n in range(12):
+        good = {"image": f"i/{n:02d}.png", "mask": f"m/{n:02d}.png", "label": own.CLASSES[n % 2]}
+        good |= {"labels": "cat|dog"[: 3 if n % 2 else 7], "split": "test" if n < 4 else "train"}
+        lines.append([good.get(name, str(n % 2)) for name in header])
+    for _ in range(draw(st.integers(0, 3))):
+        line = lines[draw(st.integers(0, 11))]
+        line[draw(st.integers(0, len(line) - 1))] = draw(CELLS)
+    if draw(st.integers(0, 5)) == 0:
+        lines.append(draw(st.lists(CELLS, max_size=6)))
+    text = io.StringIO()
+    end = draw(st.sampled_from(["\n", "\r\n", "\r"]))
+    csv.writer(text, lineterminator=end).writerows([header, *lines])
+    encoding = draw(st.sampled_from(["utf-8"] * 6 + ["utf-8-sig", "utf-16", "latin-1"]))
+    data = bytearray(text.getvalue().encode(encoding, "replace"))
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 3]))):
+        place = draw(st.integers(0, len(data)))
+        data[place : place + draw(st.integers(0, 2))] = draw(st.binary(max_size=2))
+    return bytes(data), draw(st.booleans()), draw(st.booleans())
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("table")
+    own.write_table(root, "")
+    (root / "loop.png").symlink_to("loop.png")
+    own.write(root.parent / "x.png", own.pixels(77))
+    return root
+
+
+@counts(120, 1500)
+def test_tables(examples: int, table: Path):
+    def test(case: tuple[bytes, bool, bool]) -> None:
+        data, skip, partly = case
+        with tempfile.TemporaryDirectory() as place:
+            file, out = Path(place) / "data.csv", Path(place) / "out"
+            file.write_bytes(data)
+            flags = ["--skip-bad"] * skip + ["--allow-missing-masks"] * partly
+            splits = prepared(out, "csv", file, "--images", table, *flags)
+            if splits is None:
+                return
+            text = data.decode("utf-8-sig")
+            for split in splits.values():
+                for i, name in enumerate(split.ids):
+                    lines = [
+                        line for line in re.split(r"[\r\n]+", text) if name.split("/")[-1] in line
+                    ]
+                    assert lines, name
+                    assert same_picture(table / name, split.images[i])
+                    if split.labels.ndim == 1:
+                        label = split.class_names[int(split.labels[i])]
+                        assert any(label.strip() in line for line in lines) or '"' in text
+                    known = split.has_mask is None or split.has_mask[i]
+                    assert known or partly
+                    mask = np.repeat(split.masks[i], 3, 2)
+                    drawings = [m for m in sorted((table / "m").iterdir()) if same_picture(m, mask)]
+                    assert drawings if known else not mask.any()
+
+    fuzz(examples, tables(), test)
+
+
+JUNK = st.one_of(
+    st.sampled_from(
+        [
+            *(None, True, False, -1, 0, 0.5, 1e308, 10**400, float("nan"), float("inf")),
+            *("", "x", "../x.png", "/etc/passwd", "i", "i/01.png", "i/99.png", "a\x00b", "\ud800"),
+            *([], {}, [[]], [[1, 2]], [[1, 2, 3, 4, 5, 6]], [[-90, 2, 3, 4, 5, 6]], [["1"] * 6]),
+            *([0] * 6, 7, 8, 100_000_000),
+            *({"counts": counts} for counts in ([-1, 65], "oooo")),
+            *(
+                {"counts": counts, "size": [8, 8]}
+                for counts in ([64], [3, 61], [-1, 65], [10**30], "P2", "oooo", 64, None)
+            ),
+            {"counts": [3, 61], "size": [61, 3]},
+        ]
+    ),
+    st.text(max_size=3),
+    st.integers(),
+)
+
+
+def _places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in items:
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from _places(value, (*path, key))
+
+
+PLACES = sorted(_places(own.coco()), key=str)
+
+
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("coco")
+    own.write_coco(root, own.coco())
+    return root
+
+
+@counts(80, 1000)
+def test_annotations(examples: int, annotated: Path):
+    changes = st.lists(
+        st.tuples(st.sampled_from(PLACES), st.sampled_from(["set", "delete", "double"]), JUNK),
+        min_size=1,
+        max_size=3,
+    )
+
+    def test(case: tuple[list[Any], bytes, int, bool, str]) -> None:
+        changed, inserted, where, skip, label = case
+        content = own.coco()
+        for path, action, value in changed:
+            with contextlib.suppress(KeyError, IndexError, TypeError, AttributeError):
+                node: Any = content
+                for key in path[:-1]:
+                    node = node[key]
+                if action == "delete":
+                    del node[path[-1]]
+                elif action == "double":
+                    node.append(node[path[-1]])
+                else:
+                    node[path[-1]] = value
+        text = json.dumps(content).encode()
+        place = where % len(text)
+        with tempfile.TemporaryDirectory() as folder:
+            file, out = Path(folder) / "coco.json", Path(folder) / "out"
+            file.write_bytes(text[:place] + inserted + text[place:])
+            flags = ["--label", label, *(["--skip-bad"] * skip)]
+            splits = prepared(out, "coco", file, "--images", annotated, *flags)
+            for split in (splits or {}).values():
+                for i, name in enumerate(split.ids):
+                    assert same_picture(annotated / name, split.images[i])
+                    assert split.masks[i].any()
+                    assert name.startswith("i/")
+
+    strategy = st.tuples(
+        changes,
+        st.sampled_from([b""] * 5 + [b"\x00", b"\xff", b"[" * 100_000, b"9" * 5000]),
+        st.integers(0, 10_000),
+        st.booleans(),
+        st.sampled_from(["only", "largest", "all"]),
+    )
+    fuzz(examples, strategy, test)
+
+
+@counts(150, 1000)
+def test_masks(examples: int, tmp_path: Path):
+    def test(case: tuple[int, str, int, int | None]) -> None:
+        number, damage, value, threshold = case
+        path = own.write(tmp_path / "mask.png", own.drawn(number))
+        action, fatal = {**DAMAGE, **MASK_DAMAGE}[damage]
+        if damage in ("bytes as the name", "newline in the name", "its image"):
+            return
+        action(path, value)
+        try:
+            rules = PixelRules(mask_threshold=threshold)
+            found = MaskFile(path, ("cat",), rules).read(own.SIDE, own.SIDE, Contents())
+        except Rejected:
+            return
+        finally:
+            shutil.rmtree(tmp_path)
+            tmp_path.mkdir()
+        assert found.mask is not None
+        if damage == "grey":
+            assert np.array_equal(found.mask, own.pixels(value)[..., 0] >= threshold)
+        else:
+            assert not fatal, damage
+            assert np.array_equal(found.mask, own.drawn(number))
+
+    strategy = st.tuples(
+        st.integers(0, 8),
+        st.sampled_from([*DAMAGE, *MASK_DAMAGE]),
+        st.integers(0, 10_000),
+        st.sampled_from([None, None, 1, 128, 255]),
+    )
+    fuzz(examples, strategy, test)
+
+
+def test_random_bytes_are_no_picture():
+    def test(data: bytes) -> None:
+        for suffix in (".png", ".dcm"):
+            with pytest.raises(Rejected):
+                decode_image(data, suffix, PixelRules())
+
+    starts = (
+        *(b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"RIFF    WEBP", b"P5 8 8 255 "),
+        *(b"\xff\xd8\xff\xe0", b"P6\n", bytes(128) + b"DICM"),
+    )
+    strategy = st.builds(lambda a, b: a + b, st.sampled_from(starts), st.binary(max_size=50))
+    fuzz(100, strategy, test)
