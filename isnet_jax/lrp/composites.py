@@ -11,6 +11,7 @@ from isnet_jax.lrp.rules import (
     Deconvolution,
     Epsilon,
     Flat,
+    Flex,
     Gamma,
     Gradient,
     Guided,
@@ -88,7 +89,7 @@ class Composite:
         for field in ("sum", "average", "activation"):
             rule = getattr(self, field)
             folded = isinstance(rule, LayerRule) and rule.folds
-            if field == "activation" and type(rule) is Epsilon:
+            if field == "activation" and type(rule) in (Epsilon, Flex):
                 folded = False  # its options concern the layer before the activation
             if folded or isinstance(rule, RelevanceRule):
                 raise UserError(
@@ -118,7 +119,8 @@ def as_composite(rules: Rule | Composite) -> Composite:
     if rules == Epsilon(0.0) or isinstance(rules, Gradient):
         return GRADIENT_INPUT
     if type(rules) is Epsilon:
-        return Composite(activation=rules, product=Gradient())
+        activation = Flex(rules.epsilon, rules.zero_bias, rules.constant_bias)
+        return Composite(activation=activation, product=Gradient())
     if isinstance(rules, Guided | Deconvolution):
         return dataclasses.replace(GRADIENT_INPUT, activation=rules, times_input=False)
     if isinstance(rules, Rule):
@@ -146,7 +148,7 @@ def ISNetFlex(  # noqa: N802
     if epsilon == 0:
         return dataclasses.replace(GRADIENT_INPUT, first=first, batch_statistics=batch_statistics)
     return Composite(
-        activation=Epsilon(epsilon),
+        activation=Flex(epsilon),
         first=first,
         product=Gradient(),
         batch_statistics=batch_statistics,

@@ -1,75 +1,127 @@
-"""Names for the arrays that a function reads: their paths in the pytrees that hold them."""
+"""Where the arrays come from that a function reads: pytrees that hold them, or its own text."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from isnet_jax.lrp.trace.jaxpr import written_in_text
 
+_DEPTH = 5
+_LIBRARIES = frozenset({"jax", "jaxlib", "numpy", "flax", "haiku", "equinox", "optax", "builtins"})
 
-def parameter_names(f: Callable[..., Any], constants: Mapping[int, Any]) -> dict[int, str]:
-    """Names for the arrays that `f` reads: the path in the closed-over or global pytree."""
+
+class Sources(NamedTuple):
+    """What is known of the arrays that a program holds, by variable.
+
+    Attributes:
+      names: the path in the pytree that holds the array.
+      texts: arrays whose numbers are written into the functions.
+    """
+
+    names: dict[int, str]
+    texts: set[int]
+
+
+def sources_of(f: Callable[..., Any], constants: Mapping[int, Any]) -> Sources:
+    """Where the arrays that `f` reads come from: what it closes over, module globals, its text."""
     paths: dict[int, str] = {}
     arrays: list[tuple[np.ndarray, str]] = []
-    for holder in _holders(f):
+    numbers: set[float] = set()
+    for holder in _holders(f, set()):
+        if isinstance(holder, CodeType):
+            numbers.update(_numbers(holder.co_consts))
+            continue
         for path, leaf in jax.tree_util.tree_flatten_with_path(holder)[0]:
-            text = jax.tree_util.keystr(path, simple=True, separator="/")
-            parts = [part for part in text.split("/") if part != "params"]
-            while len(parts) > 1 and parts[-1] in ("value", "raw_value"):
-                parts.pop()
-            name = "/".join(parts[:-1] or parts)
+            name = _name(path)
             paths.setdefault(id(leaf), name)
-            if isinstance(leaf, np.ndarray):
+            if isinstance(leaf, np.ndarray) and np.issubdtype(leaf.dtype, np.number):
                 arrays.append((leaf, name))
-    found = {}
+    names, texts = {}, set()
     for variable, value in constants.items():
         if id(value) in paths:
-            found[variable] = paths[id(value)]
-        elif arrays and written_in_text(value):  # JAX holds a copy of a NumPy array
-            same = (name for leaf, name in arrays if _taken_from(leaf, value))
-            name = next(same, None)
+            names[variable] = paths[id(value)]
+        elif written_in_text(value):  # JAX holds a copy of a NumPy array
+            name = next((name for leaf, name in arrays if _taken_from(leaf, value)), None)
             if name is not None:
-                found[variable] = name or "array"
-    return found
+                names[variable] = name or "array"
+            elif all(abs(number) in numbers for number in np.unique(np.asarray(value)).tolist()):
+                texts.add(variable)
+    return Sources(names, texts)
+
+
+def _name(path: Any) -> str:
+    text = jax.tree_util.keystr(path, simple=True, separator="/")
+    parts = [part for part in text.split("/") if part != "params"]
+    while len(parts) > 1 and parts[-1] in ("value", "raw_value"):
+        parts.pop()
+    return "/".join(parts[:-1] or parts)
 
 
 def _taken_from(leaf: np.ndarray, value: Any) -> bool:
     """Whether all numbers of the value stand in the array: a copy, transposed or cut or cast."""
     array = np.asarray(value)
-    if leaf.size < array.size or not np.issubdtype(leaf.dtype, np.number):
-        return False
-    return bool(np.isin(array, leaf.astype(array.dtype)).all())
+    return leaf.size >= array.size and bool(np.isin(array, leaf.astype(array.dtype)).all())
 
 
-def _holders(f: Any, depth: int = 0) -> Iterator[Any]:
-    if depth > 3 or f is None:
+def _numbers(constants: Any) -> Iterator[float]:
+    """The numbers in a function's text, in single precision as well."""
+    for constant in constants:
+        if isinstance(constant, int | float):
+            yield abs(float(constant))
+            yield float(np.float32(abs(constant)))
+        elif isinstance(constant, tuple):
+            yield from _numbers(constant)
+
+
+def _holders(f: Any, seen: set[int], depth: int = 0) -> Iterator[Any]:
+    """What `f` may read: trees of arrays, and the code of the functions that it may call."""
+    if depth > _DEPTH or f is None or id(f) in seen:
         return
+    seen.add(id(f))
     if isinstance(f, functools.partial):
         yield from (*f.args, f.keywords)
-        yield from _holders(f.func, depth + 1)
+        yield from _holders(f.func, seen, depth + 1)
+        return
+    for contents in _read(f):
+        if not isinstance(contents, type | ModuleType):
+            yield contents
+            if callable(contents):
+                yield from _holders(contents, seen, depth + 1)
+    if isinstance(getattr(f, "__code__", None), CodeType):
+        yield from _codes(f.__code__)
+    for attribute in ("__self__", "__wrapped__"):
+        yield from _holders(getattr(f, attribute, None), seen, depth + 1)
+    yield from _attributes(f)
+    yield f
+
+
+def _read(f: Any) -> Iterator[Any]:
+    """The values of a function's closure, of its defaults and of the globals that it names."""
+    if (getattr(f, "__module__", None) or "").partition(".")[0] in _LIBRARIES:
         return
     for cell in getattr(f, "__closure__", None) or ():
         try:
-            contents = cell.cell_contents
+            yield cell.cell_contents
         except ValueError:  # a cell that is not filled yet
             continue
-        yield contents
-        if callable(contents):
-            yield from _holders(contents, depth + 1)
-    names = _global_names(getattr(f, "__code__", None))
-    for contents in (f.__globals__[name] for name in names if name in f.__globals__):
-        if not isinstance(contents, type | ModuleType):
-            yield contents
-    yield from _holders(getattr(f, "__self__", None), depth + 1)
-    yield from _holders(getattr(f, "__wrapped__", None), depth + 1)
-    yield from _attributes(f)
-    yield f
+    yield from getattr(f, "__defaults__", None) or ()
+    yield from (getattr(f, "__kwdefaults__", None) or {}).values()
+    names = {name for code in _codes(getattr(f, "__code__", None)) for name in code.co_names}
+    yield from (f.__globals__[name] for name in sorted(names) if name in f.__globals__)
+
+
+def _codes(code: CodeType | None) -> Iterator[CodeType]:
+    """The code of a function and of the functions inside it."""
+    if isinstance(code, CodeType):
+        yield code
+        for constant in code.co_consts:
+            yield from _codes(constant if isinstance(constant, CodeType) else None)
 
 
 def _attributes(holder: Any) -> Iterator[Any]:
@@ -77,12 +129,3 @@ def _attributes(holder: Any) -> Iterator[Any]:
     attributes = getattr(holder, "__dict__", None)
     if isinstance(attributes, dict) and not isinstance(holder, type | ModuleType):
         yield {k: v for k, v in attributes.items() if isinstance(v, np.ndarray | list | dict)}
-
-
-def _global_names(code: CodeType | None) -> Iterator[str]:
-    """What a function and the functions inside it may read from the module's names."""
-    if code is not None:
-        yield from code.co_names
-        for constant in code.co_consts:
-            if isinstance(constant, CodeType):
-                yield from _global_names(constant)

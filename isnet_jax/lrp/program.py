@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 
 from isnet_jax.errors import UserError
-from isnet_jax.lrp.names import parameter_names
+from isnet_jax.lrp.names import sources_of
 from isnet_jax.lrp.plan.planner import Inputs, make_plan
 from isnet_jax.lrp.plan.sites import (
     Context,
@@ -83,12 +83,14 @@ class Program:
             explained and graph.inexact(variable)
             for explained, variable in zip(self.explained, graph.inputs, strict=True)
         ]
+        sources = sources_of(f, graph.constants)
         inputs = Inputs(
             depends=depends,
             carries=depends,
             first=depends,
             parameters=[not flag for flag in depends],
-            names=parameter_names(f, graph.constants),
+            names=sources.names,
+            texts=sources.texts,
         )
         samples = _find_samples(graph, wanted, depends, batch_axis, context)
         self.plan = make_plan(graph, inputs, wanted, samples, context)

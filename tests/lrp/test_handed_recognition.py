@@ -140,7 +140,8 @@ def test_the_first_layer_is_the_first_with_a_parameter(before, rules):
     found = heatmap(lambda x: classify(before(x)), x, rules)
     values, pull = jax.vjp(before, jnp.asarray(x))
     expected = x * np.asarray(pull(heatmap(classify, np.asarray(values), rules) / values)[0])
-    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    # The division by the resized value has a stabiliser of 1e-6.
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("rules", FIRSTS.values(), ids=FIRSTS)
@@ -189,7 +190,7 @@ def test_flax_group_norm(make, rules):
 
 @pytest.mark.parametrize("preset", [lrp.EpsilonPlus, lrp.EpsilonAlpha2Beta1, lrp.ISNetBlock])
 def test_patches_are_a_rearrangement(preset):
-    second = normal(3, 3, 4, 4, seed=7)
+    second = jnp.asarray(normal(3, 3, 4, 4, seed=7))  # the program sees its four axes
 
     def unfolded(x):
         patches = lax.conv_general_dilated_patches(

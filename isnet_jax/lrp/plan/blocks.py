@@ -96,9 +96,8 @@ def read_by(site: Site, plan: Plan) -> Iterator[Variable]:
                     yield from _behind(operand, plan)
             if site.first:
                 yield from _from_input(site.x, plan)
-        case ActivationSite():
+        case ActivationSite() | ConeSite():
             yield site.root
-        case ConeSite():
             for operation in site.inside:
                 yield from variables(operation.inputs)
 

@@ -16,7 +16,6 @@ from isnet_jax.lrp.trace.jaxpr import (
     Operand,
     Operation,
     Variable,
-    written_in_text,
 )
 from isnet_jax.lrp.trace.primitives import MOVES, SHAPING, facts
 
@@ -31,12 +30,20 @@ class Weights:
 
     Attributes:
       names: the paths of parameters, by variable.
+      texts: constants whose numbers are written into the user's functions.
       parameters: the graph's inputs that are parameters.
     """
 
-    def __init__(self, flow: Flow, names: Mapping[Variable, str], parameters: Set[Variable]):
+    def __init__(
+        self,
+        flow: Flow,
+        names: Mapping[Variable, str],
+        texts: Set[Variable],
+        parameters: Set[Variable],
+    ):
         self.flow = flow
         self.names = names
+        self.texts = texts
         self.parameters = parameters
         self._origins: dict[Variable, Origin] = {}
 
@@ -74,8 +81,7 @@ class Weights:
         if variable in graph.constants:
             if math.prod(graph.shape(variable)) == 1 and not self.names.get(variable):
                 return "computed"
-            written = written_in_text(graph.constants[variable])
-            return "text" if written and not self.names.get(variable) else "parameter"
+            return "text" if variable in self.texts else "parameter"
         return "parameter" if variable in self.parameters else "computed"
 
     def _inputs(self, variable: Variable) -> list[Variable]:

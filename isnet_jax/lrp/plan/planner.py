@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from isnet_jax.lrp.composites import Composite
 from isnet_jax.lrp.plan.activations import Activation, find_activation
@@ -30,11 +30,26 @@ from isnet_jax.lrp.plan.sites import (
     WinnerSite,
 )
 from isnet_jax.lrp.plan.softmax import Softmax, find_softmax
-from isnet_jax.lrp.rules import BackwardRule, Epsilon, Gradient, Pass, Rule, Zero, is_plain
-from isnet_jax.lrp.rules.layer import LayerEpsilon
+from isnet_jax.lrp.rules import (
+    BackwardRule,
+    Epsilon,
+    Flex,
+    Gradient,
+    LayerEpsilon,
+    Pass,
+    Rule,
+    Zero,
+    is_plain,
+)
 from isnet_jax.lrp.trace import jaxpr, marks, registry
 from isnet_jax.lrp.trace.batch import Samples
-from isnet_jax.lrp.trace.dependence import Flow, scan_dependence, variables
+from isnet_jax.lrp.trace.dependence import (
+    Flow,
+    between,
+    is_relu,
+    scan_dependence,
+    variables,
+)
 from isnet_jax.lrp.trace.jaxpr import Constant, Graph, Operand, Operation, Variable, scan_counts
 from isnet_jax.lrp.trace.norms import find_norms
 from isnet_jax.lrp.trace.primitives import MOVES, WINNERS, facts
@@ -50,6 +65,7 @@ class Inputs:
       first: it is the explained input up to scale, shift and rearrangement.
       parameters: it is a parameter, or computed from one.
       names: parameter names, by variable.
+      texts: constants whose numbers are written into the user's functions.
     """
 
     depends: Sequence[bool]
@@ -57,6 +73,7 @@ class Inputs:
     first: Sequence[bool]
     parameters: Sequence[bool]
     names: Mapping[Variable, str]
+    texts: Set[Variable] = frozenset()
 
 
 def make_plan(
@@ -82,7 +99,7 @@ def make_plan(
             sources.update(v for v in operation.outputs if graph.inexact(v))
     silent = chosen(inputs.depends) - chosen(inputs.carries)
     flow = Flow(graph, context.bodies, sources, silent, context.places)
-    weights = Weights(flow, inputs.names, chosen(inputs.parameters))
+    weights = Weights(flow, inputs.names, inputs.texts, chosen(inputs.parameters))
     explained = frozenset(variables(wanted))
     plan = Plan(graph, flow, context, chosen(inputs.first), explained)
     _Planner(plan, weights, samples).run()
@@ -102,6 +119,7 @@ class _Planner:
         self.softmaxes: list[tuple[Variable, Operation, Softmax]] = []
 
     def run(self) -> None:
+        self.plan.own_derivatives.update(filter(self._has_own_derivative, self.graph.operations))
         norms = find_norms(self.flow, self.samples)
         self.centring = norms.centring
         self.flow.cuts.update(norms.edges)
@@ -114,6 +132,11 @@ class _Planner:
         self._place_constants()
         self._protect_softmaxes()
         follow_carriers(self.plan, self.weights)
+
+    def _has_own_derivative(self, operation: Operation) -> bool:
+        if not any(map(self.flow.depends, operation.inputs)):
+            return False
+        return operation.own_derivative and not is_relu(operation, self.flow)
 
     def _marked(self):
         for operation in self.graph.operations:
@@ -182,7 +205,7 @@ class _Planner:
         if handler == "linear":
             return carrying
         if handler == "activation":
-            return self._activation(operation, Activation(carrying[0]))
+            return self._activation(operation, Activation(carrying[0]), declared=True)
         self._add(CustomSite(operation, operation.outputs[0], handler))
         return carrying
 
@@ -251,13 +274,18 @@ class _Planner:
 
     # Activations
 
-    def _activation(self, operation: Operation, activation: Activation) -> list[Variable]:
+    def _activation(
+        self, operation: Operation, activation: Activation, declared: bool = False
+    ) -> list[Variable]:
         rule, root, relu = self.composite.activation, activation.root, activation.relu
         self.plan.activations[operation.outputs[0]] = root
         unchanged = isinstance(rule, BackwardRule) and not relu
         if unchanged or isinstance(rule, Gradient) or (isinstance(rule, Pass) and relu):
             return self.flow.carrying_inputs(operation)
-        self._add(ActivationSite(operation, operation.outputs[0], rule, root, relu))
+        end, inside = operation.outputs[0], ()
+        if isinstance(rule, Flex) and not relu and not declared:
+            inside = between(root, end, self.flow)
+        self._add(ActivationSite(operation, end, rule, root, relu, inside))
         return [root]
 
     # Scans
@@ -325,9 +353,9 @@ class _Planner:
                 options = site.rule.zero_bias, site.rule.constant_bias
                 rule = LayerEpsilon(site.rule.epsilon, *options)
                 self.sites[layer.at] = dataclasses.replace(layer, rule=rule)
-                self.sites[variable] = dataclasses.replace(site, rule=Pass())
+                self.sites[variable] = dataclasses.replace(site, rule=_passing(site))
             elif not is_plain(layer.rule) and not isinstance(site.rule, Pass):
-                self.sites[variable] = dataclasses.replace(site, rule=Pass())
+                self.sites[variable] = dataclasses.replace(site, rule=_passing(site))
 
     def _layer_before(self, variable: Variable) -> Variable:
         """Back over pools and rearrangements, to what an activation's stabiliser stands for."""
@@ -374,6 +402,11 @@ class _Planner:
 
     def _add(self, site: Site) -> None:
         self.sites[site.at] = site
+
+
+def _passing(site: ActivationSite) -> Rule:
+    """The activation's rule without a stabiliser."""
+    return Gradient() if site.inside else Pass()
 
 
 def _has_winner(operation: Operation, graph: Graph) -> bool:

@@ -94,12 +94,14 @@ class ActivationSite(Site):
 
     Attributes:
       relu: it is max(x, 0), so that its output alone tells its factor.
+      inside: the operations from the root to `at`, where the rule needs their derivative.
     """
 
     kind: ClassVar[str] = "activation"
     rule: Rule
     root: Variable
     relu: bool
+    inside: tuple[Operation, ...] = ()
 
     @property
     def applied(self) -> str:
@@ -251,6 +253,7 @@ class Plan:
     Attributes:
       constants: the edges that are constants for relevance.
       bodies: the plan of each scan's body.
+      own_derivatives: operations on relevant values that bring a derivative of the user's.
       activations: the root of every activation that relevance passes.
       first_sources: inputs that are the explained input up to scale, shift and rearrangement.
       wanted: the outputs that are explained.
@@ -270,6 +273,7 @@ class Plan:
     sites: dict[Variable, Site] = dataclasses.field(default_factory=dict)
     constants: dict[Edge, ConstantSite] = dataclasses.field(default_factory=dict)
     bodies: dict[Operation, Plan] = dataclasses.field(default_factory=dict)
+    own_derivatives: set[Operation] = dataclasses.field(default_factory=set)
     activations: dict[Variable, Variable] = dataclasses.field(default_factory=dict)
     live: set[Variable] = dataclasses.field(default_factory=set)
     carried: dict[Carried, tuple[Carried, ...]] = dataclasses.field(default_factory=dict)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from isnet_jax.lrp.trace.dependence import Flow, variables
+from isnet_jax.lrp.trace.dependence import Flow, between, variables
 from isnet_jax.lrp.trace.jaxpr import Constant, Operand, Operation, Variable
 from isnet_jax.lrp.trace.primitives import SHAPING
 
@@ -25,6 +25,8 @@ class Softmax(NamedTuple):
 
 
 _EXPONENTIALS = ("exp", "exp2")
+_SUMMED = {"reduce_sum": 0, "scatter-add": 2, "scatter_add": 2}
+"""Sums, and the position of what they sum."""
 _SCALED = ("mul", "div", "select_n", "add", "sub", "max", "abs")
 
 
@@ -40,7 +42,7 @@ def find_softmax(operation: Operation, flow: Flow) -> Softmax | None:
     if len(logits) != 1:
         return None
     (root,) = logits
-    return None if root is None else Softmax(root, _between(root, end, flow), normalised)
+    return None if root is None else Softmax(root, between(root, end, flow), normalised)
 
 
 def _completed(operation: Operation, flow: Flow) -> tuple[set[Operation], bool]:
@@ -92,8 +94,8 @@ def _partition(operand: Operand, flow: Flow) -> set[Operation]:
         producer = flow.producer.get(current)
         if producer is None:
             return set()
-        if producer.name == "reduce_sum":
-            summed = _exponentials(producer.inputs[0], flow)
+        if producer.name in _SUMMED:
+            summed = _exponentials(producer.inputs[_SUMMED[producer.name]], flow)
             if not summed:
                 return set()
             found |= summed
@@ -101,6 +103,8 @@ def _partition(operand: Operand, flow: Flow) -> set[Operation]:
             if producer.name == "log" and current == operand:
                 return set()
             stack.extend(variables(producer.inputs))
+        elif producer.name == "gather":  # of sums over segments
+            stack.extend(variables(producer.inputs[:1]))
         else:
             return set()
     return found
@@ -152,20 +156,3 @@ def _unshaped(operand: Operand, flow: Flow) -> Operation | None:
     while producer is not None and producer.name in SHAPING:
         producer = flow.made_by(producer.inputs[0])
     return producer
-
-
-def _between(root: Variable, end: Variable, flow: Flow) -> tuple[Operation, ...]:
-    """The operations by which the end depends on the root."""
-    wanted, stack = set(), [end]
-    while stack:
-        producer = flow.producer.get(stack.pop())
-        if producer is None or producer in wanted:
-            continue
-        wanted.add(producer)
-        stack.extend(v for v in flow.depending_inputs(producer) if v != root)
-    kept, reached = [], {root}
-    for operation in flow.graph.operations:
-        if operation in wanted and not reached.isdisjoint(variables(operation.inputs)):
-            kept.append(operation)
-            reached.update(operation.outputs)
-    return tuple(kept)

@@ -14,7 +14,7 @@ from isnet_jax.lrp.rules.base import (
     stabilise,
     transpose,
 )
-from isnet_jax.lrp.rules.layer import AlphaBeta, Epsilon, Gamma, LayerEpsilon, Norm, ZPlus
+from isnet_jax.lrp.rules.layer import AlphaBeta, Epsilon, Flex, Gamma, LayerEpsilon, Norm, ZPlus
 from isnet_jax.lrp.rules.product import SignalTakesAll
 from isnet_jax.lrp.rules.relevance import Flat, Level, RelevanceRule, WSquare, ZBox
 
@@ -25,6 +25,7 @@ __all__ = [
     "Deconvolution",
     "Epsilon",
     "Flat",
+    "Flex",
     "Gamma",
     "Gradient",
     "Guided",

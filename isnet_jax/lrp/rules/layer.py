@@ -27,10 +27,11 @@ from isnet_jax.lrp.rules.base import (
 class Epsilon(LayerRule):
     """LRP-epsilon: `R_i = sum_j c_ij / (z_j + epsilon * sign z_j) R_j`, sign(0) = +1.
 
-    Given alone (`rules=Epsilon(1e-2)`) it is LRP-Flex: every activation `y = f(x)` scales
-    `G_in = G * y / (x + epsilon * sign x)`, which for a ReLU is `y / (y + epsilon)`; statistics of
-    norms are constants and all else is the plain VJP. `Epsilon(0.0)` given alone is
-    Gradient*Input. For LRP-epsilon at every layer, the last one too, see `LayerEpsilon`.
+    Given alone (`rules=Epsilon(1e-2)`) it is LRP-Flex, whatever its options: `Flex(epsilon)` at
+    every activation, `y / (y + epsilon)` at a ReLU; statistics of norms are constants and all else
+    is the plain VJP. `Epsilon(0.0)` given alone is Gradient*Input. For LRP-epsilon at every layer,
+    the last one too, see `LayerEpsilon`. At an activation `y = f(x)` of a composite it is the
+    identity rule with a stabiliser, `G_in = G * y / (x + epsilon * sign x)`.
 
     Args:
       epsilon: stabiliser, at least 0, in units of the layer's output; or a function.
@@ -60,6 +61,25 @@ class Epsilon(LayerRule):
     def propagate(self, layer: Layer, apply: Apply, relevance: Array) -> Array:
         z = layer.z - layer.bias if self.zero_bias else layer.z
         return transpose(apply, layer.x, layer.weight, relevance / stabilise(z, self.epsilon))
+
+
+@dataclasses.dataclass(frozen=True)
+class Flex(Epsilon):
+    """LRP-Flex at an activation `y = f(x)`: the gradient, damped where x is not far above epsilon.
+
+    `G_in = G * f'(x) * x / (x + epsilon * sign x)`, sign(0) = +1; for a ReLU `y / (y + epsilon)`,
+    which stands for LRP-epsilon at the layer before it. With epsilon 0 it is the gradient, without
+    a step. For a function that `register_rule` or `as_activation` declares an activation it is
+    `y / (x + epsilon * sign x)`.
+
+    Source: Bassi et al., IEEE Access 12, 2024, for ReLUs.
+    """
+
+    def damping(self, x: Array) -> Array:
+        """The factor on the gradient at an activation of x."""
+        if self.epsilon == 0:
+            return jnp.ones_like(x)
+        return (x / stabilise(x, self.epsilon)).astype(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -29,6 +30,34 @@ def _attach_backward(pullback, residuals, g):
 
 
 _attach.defvjp(_attach_forward, _attach_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _call(run: Callable[..., Any], token: Any, inputs: tuple[Any, ...]):
+    return run(*inputs)
+
+
+def _call_forward(run, token, inputs):
+    return run(*inputs), inputs
+
+
+def _call_backward(run, inputs, cotangents):
+    floating = [jnp.issubdtype(jnp.result_type(value), jnp.inexact) for value in inputs]
+
+    def of_floats(*floats):
+        moved = iter(floats)
+        merged = [
+            next(moved) if flag else value for flag, value in zip(floating, inputs, strict=True)
+        ]
+        return [y for y in run(*merged) if jnp.issubdtype(y.dtype, jnp.inexact)]
+
+    wanted = [g for g in cotangents if g.dtype != jax.dtypes.float0]
+    floats = [value for flag, value in zip(floating, inputs, strict=True) if flag]
+    found = iter(jax.vjp(of_floats, *floats)[1](wanted))
+    return None, tuple(next(found) if flag else None for flag in floating)
+
+
+_call.defvjp(_call_forward, _call_backward)
 
 
 class Attach:
@@ -54,6 +83,14 @@ class Attach:
           residuals: arrays that the pullback needs; differentiated in the outer pass.
         """
         return _attach(pullback, self.token, value, routes, residuals)
+
+    def called(self, run: Callable[..., Any], inputs: list[Any]) -> Any:
+        """`run(*inputs)`, an operation with a derivative of its own, which both passes take.
+
+        JAX applies such a derivative in the innermost pass only; the outer one would
+        differentiate what its forward rule computes.
+        """
+        return _call(run, self.token, tuple(inputs))
 
     def detached(self, value: Any) -> Any:
         """A constant for the inner pullback; the outer gradient flows (unlike `stop_gradient`)."""

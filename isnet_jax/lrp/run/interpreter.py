@@ -27,7 +27,7 @@ from isnet_jax.lrp.plan.sites import (
     TapSite,
     WinnerSite,
 )
-from isnet_jax.lrp.rules import BackwardRule, LayerRule, RelevanceRule, Rule
+from isnet_jax.lrp.rules import BackwardRule, Flex, LayerRule, RelevanceRule, Rule
 from isnet_jax.lrp.run.carriers import Carriers, carrier_dtype
 from isnet_jax.lrp.run.control import checkpointed, scanned
 from isnet_jax.lrp.run.cotangents import Attach
@@ -137,6 +137,8 @@ class _Evaluation:
     def _bind(self, operation: Operation) -> Sequence[Any]:
         inputs = [self._operand(operation, i) for i in range(len(operation.inputs))]
         body = self.plan.bodies.get(operation)
+        if body is None and operation in self.plan.own_derivatives:
+            return self.attach.called(operation.bind, inputs)
         if body is None:
             return operation.bind(*inputs)
         pairs = zip(body.graph.inputs, operation.inputs, strict=True)
@@ -217,6 +219,8 @@ class _Evaluation:
                 route = self.values[site.root]
                 if isinstance(site.rule, BackwardRule):
                     return self.attach(partial(_backward, site.rule), value, route, value)
+                if site.inside:
+                    return self._cone(site, value)
                 return self._scaled(site.rule, value if site.relu else route, value, route)
             case LayerSite():
                 return self._layer(site, value)
@@ -252,8 +256,8 @@ class _Evaluation:
             return self.attach(pullback, value, folded.layer.x, (folded.layer, value))
         return self._scaled(rule, value, value, value)
 
-    def _cone(self, site: ConeSite, value: Any) -> Any:
-        """The plain VJP from the root, whatever rules there are on the way for other readers."""
+    def _cone(self, site: ConeSite | ActivationSite, value: Any) -> Any:
+        """The VJP from the root, whatever rules there are on the way for other readers."""
         made = {v for operation in site.inside for v in operation.outputs}
         outside = {
             o: self.values[o]
@@ -262,7 +266,8 @@ class _Evaluation:
             if not isinstance(o, Constant) and o not in made and o != site.root
         }
         names = tuple(outside)
-        pullback = partial(_through, site.inside, site.root, site.at, names)
+        rule = getattr(site, "rule", None)
+        pullback = partial(_through, rule, site.inside, site.root, site.at, names)
         root = self.values[site.root]
         return self.attach(pullback, value, root, (root, [outside[name] for name in names]))
 
@@ -299,7 +304,7 @@ def _backward(rule: BackwardRule, y, g):
     return rule.backward(y, g)
 
 
-def _through(inside, root, end, names, residuals, g):
+def _through(rule: Rule | None, inside, root, end, names, residuals, g):
     at_root, others = residuals
 
     def run(x):
@@ -309,7 +314,8 @@ def _through(inside, root, end, names, residuals, g):
             known.update(zip(operation.outputs, operation.bind(*inputs), strict=True))
         return known[end]
 
-    return jax.vjp(run, at_root)[1](g)[0]
+    (result,) = jax.vjp(run, at_root)[1](g)
+    return result * rule.damping(at_root) if isinstance(rule, Flex) else result
 
 
 def _relevance(value, g):

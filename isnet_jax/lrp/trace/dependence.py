@@ -343,6 +343,23 @@ def _body_outputs(body: Graph, flags, bodies, differentiable) -> list[bool]:
     return [not isinstance(o, Constant) and o in reached for o in body.outputs]
 
 
+def between(root: Variable, end: Variable, flow: Flow) -> tuple[Operation, ...]:
+    """The operations by which the end depends on the root."""
+    wanted, stack = set(), [end]
+    while stack:
+        producer = flow.producer.get(stack.pop())
+        if producer is None or producer in wanted:
+            continue
+        wanted.add(producer)
+        stack.extend(v for v in flow.depending_inputs(producer) if v != root)
+    kept, reached = [], {root}
+    for operation in flow.graph.operations:
+        if operation in wanted and not reached.isdisjoint(variables(operation.inputs)):
+            kept.append(operation)
+            reached.update(operation.outputs)
+    return tuple(kept)
+
+
 def variables(operands: Iterable[Operand]) -> Iterator[Variable]:
     return (operand for operand in operands if not isinstance(operand, Constant))
 

@@ -1,10 +1,11 @@
 """The one file that touches JAX's jaxpr API: a traced function as a flat program.
 
 Everything that only wraps is opened: `jit`, `jax.checkpoint`, a `scan` or `fori_loop` of one step,
-a `cond` whose branches are the same program or whose choice is known. What is inside a checkpoint
-is remembered as a block, so that it is evaluated under a checkpoint again; the branches of any other
-`cond` are opened too, and joined by a selection. So the rest of the engine sees one list of
-operations. Variables are integers, since one inner jaxpr may be opened twice.
+a `cond` whose branches are the same program or whose choice is known; what is computed twice is
+computed once. What is inside a checkpoint is remembered as a block, so that it is evaluated under
+a checkpoint again; the branches of any other `cond` are opened too, and joined by a selection. So
+the rest of the engine sees one list of operations. Variables are integers, since one inner jaxpr
+may be opened twice.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from jax.extend import source_info_util
 from isnet_jax.lrp.trace import primitives
 
 _INLINED = frozenset({"jit", "pjit", "closed_call", "core_call", "custom_lin"})
+_CUSTOM = frozenset({"custom_jvp_call", "custom_vjp_call"})
 _CHECKPOINTS = frozenset({"remat2", "checkpoint", "remat"})
 JOIN = "join"
 """The name of the operation that selects among the outputs of a cond's branches."""
@@ -57,6 +59,7 @@ class Operation:
       scope: the `jax.named_scope` stack, "" where there is none.
       run: the operation itself, exactly as the user's program runs it.
       inner: its body, where it has one.
+      own_derivative: a `custom_jvp` or `custom_vjp`, whatever its name.
       places: source information, innermost first.
     """
 
@@ -68,6 +71,7 @@ class Operation:
     run: Callable[..., tuple[Any, ...]]
     inner: tuple[Any, ...] = ()
     places: tuple[Any, ...] = ()
+    own_derivative: bool = False
 
     @property
     def where(self) -> str:
@@ -151,7 +155,9 @@ class _Builder:
         self.kept = kept
         self.types: dict[Variable, Any] = {}
         self.constants: dict[Variable, Any] = {}
+        self.held: dict[int, Variable] = {}
         self.block: Block = []
+        self.computed: dict[Any, tuple[Variable, ...]] = {}
         self.callers: list[Any] = []
 
     def fresh(self, type_: Any) -> Variable:
@@ -194,15 +200,17 @@ class _Builder:
         return outputs
 
     def captured(self, value: Any) -> Variable:
-        """A variable for a value that the program holds."""
-        variable = self.fresh(jax.typeof(value))
-        self.constants[variable] = value
-        return variable
+        """The variable for a value that the program holds."""
+        if id(value) not in self.held:
+            variable = self.held[id(value)] = self.fresh(jax.typeof(value))
+            self.constants[variable] = value
+        return self.held[id(value)]
 
     def _inside(self, run: Callable[[], Any]) -> tuple[Any, Block]:
-        outer, self.block = self.block, []
+        outer, self.block = (self.block, self.computed), []
+        self.computed = {}
         result = run()
-        block, self.block = self.block, outer
+        block, (self.block, self.computed) = self.block, outer
         return result, block
 
     def _checkpoint(self, equation: Any, inputs: tuple[Operand, ...]) -> tuple[Operand, ...]:
@@ -282,7 +290,12 @@ class _Builder:
     def _append(
         self, equation: Any, inputs: tuple[Operand, ...], name: str
     ) -> tuple[Variable, ...]:
+        key = _key(equation, inputs) if name in primitives.TABLE else None
+        if key in self.computed:
+            return self.computed[key]
         outputs = tuple(self.fresh(variable.aval) for variable in equation.outvars)
+        if key is not None:
+            self.computed[key] = outputs
         params, inner, bodies = equation.params, _only_equation(equation), ()
         if inner is not None:
             name, params = inner.primitive.name, inner.params
@@ -300,7 +313,8 @@ class _Builder:
     def _operation(self, name, inputs, outputs, params, equation, run, inner=()) -> Operation:
         info = equation.source_info
         places = (info, *reversed(self.callers))
-        return Operation(name, inputs, outputs, params, str(info.name_stack), run, inner, places)
+        own, scope = equation.primitive.name in _CUSTOM, str(info.name_stack)
+        return Operation(name, inputs, outputs, params, scope, run, inner, places, own)
 
 
 def _binder(equation: Any, inner: Any | None) -> Callable[..., tuple[Any, ...]]:
@@ -318,6 +332,22 @@ def _binder(equation: Any, inner: Any | None) -> Callable[..., tuple[Any, ...]]:
         return tuple(result) if chosen.primitive.multiple_results else (result,)
 
     return run
+
+
+def _key(equation: Any, inputs: tuple[Operand, ...]) -> Any:
+    """The same for equations that compute the same; None: nothing is known to be."""
+    operands = tuple(
+        operand
+        if not isinstance(operand, Constant)
+        else (str(np.asarray(operand.value).dtype), np.asarray(operand.value).tobytes())
+        for operand in inputs
+    )
+    key = (equation.primitive.name, operands, tuple(sorted(equation.params.items())))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
 
 
 def _joined(index: Any, *values: Any) -> tuple[Any, ...]:

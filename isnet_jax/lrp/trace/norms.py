@@ -164,12 +164,10 @@ class _Finder:
         (contracted, _), (lhs, rhs) = operation.params["dimension_numbers"], operation.inputs
         if not contracted[0]:
             return False
-        both = self.flow.depends(lhs) and self.flow.depends(rhs)
-        if both:
+        if self.flow.depends(lhs) and self.flow.depends(rhs):
             one, other = map(self.flow.elementwise_ancestors, ([lhs], [rhs]))
-            return bool(one & other) and not any(_free_axes(operation, self.flow))
-        weight = rhs if self.flow.depends(lhs) else lhs
-        return self.flow.number(weight) is not None
+            return bool(one & other)
+        return self.flow.number(rhs if self.flow.depends(lhs) else lhs) is not None
 
     def _only_reduces(self, operation: Operation) -> bool:
         """Whether all outputs of a function with its own derivative are its input's statistics."""
@@ -348,10 +346,3 @@ def _reduced_axes(reduction: Operation) -> list[tuple[int, ...]]:
     if "axes" in reduction.params:
         return [tuple(reduction.params["axes"])]
     return [()]
-
-
-def _free_axes(operation: Operation, flow: Flow) -> Iterator[int]:
-    contracted, batched = operation.params["dimension_numbers"]
-    for side, operand in enumerate(operation.inputs):
-        rank = len(flow.graph.shape(operand))
-        yield rank - len(contracted[side]) - len(batched[side])
