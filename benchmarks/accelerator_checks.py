@@ -84,7 +84,9 @@ def _loss_and_heatmaps(
 
     def loss_of(parameters: Any, rest: Any, batch: Any) -> Any:
         model = nnx.merge(graph, parameters, rest, copy=True)
-        loss, aux = isnet_loss(model, batch, ISNetConfig(variant="selective"))
+        loss, aux = isnet_loss(
+            model, batch, ISNetConfig(variant="selective", batch_stats="gradient")
+        )
         return loss, aux["heatmaps"]
 
     device = device or jax.devices()[0]
@@ -190,7 +192,10 @@ def launchers(setting: Setting) -> Iterator[Found]:
         optimiser = optax.sgd(1e-2)
         axis = launcher.axis_name
         step = make_step(
-            launcher.prepared(model), objective(ISNetConfig(), axis), optimiser, axis_name=axis
+            launcher.prepared(model),
+            objective(ISNetConfig(variant="selective", batch_stats="gradient"), axis),
+            optimiser,
+            axis_name=axis,
         )
         run = launcher.launch(step)
         state = launcher.place(init_state(model, optimiser, jax.random.key(0)))
@@ -239,7 +244,11 @@ def _checkpointed(side: str, folder: str) -> None:
     batch = {"image": images, "mask": mask, "label": labels.astype(np.int32)}
     model = models.create("small", num_classes=row.classes, rngs=nnx.Rngs(0))
     optimiser = optax.sgd(1e-2, momentum=0.9)
-    run = compile_step(make_step(model, objective(ISNetConfig()), optimiser))
+    run = compile_step(
+        make_step(
+            model, objective(ISNetConfig(variant="selective", batch_stats="gradient")), optimiser
+        )
+    )
     state = init_state(model, optimiser, jax.random.key(0))
     with Checkpoints(Path(folder)) as checkpoints:
         if side == "here":

@@ -112,7 +112,7 @@ def compiled_step(options: Benchmark, target: Target, batch: int) -> Any:
     )
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1e-2, momentum=0.9))
     # All classes at once: the default follows the backend, which here is the host's.
-    config = ISNetConfig(variant=options.variant, heatmap_chunk=0)  # pyright: ignore
+    config = ISNetConfig(variant=options.variant, heatmap_chunk=0, batch_stats="gradient")  # pyright: ignore
     step = make_step(model, objective(config, "data"), optimiser, axis_name="data")
     everywhere, split = PartitionSpec(), PartitionSpec("data")
     run = jax.jit(

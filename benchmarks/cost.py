@@ -66,7 +66,11 @@ def cost(
     """One row and what makes a step of it: of `name`, a variant or "plain"."""
     model = models.create(options.network, num_classes=classes, rngs=nnx.Rngs(0))
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1e-2, momentum=0.9))
-    loss = Classification() if name == "plain" else ISNetConfig(name, heatmap_chunk=chunk)  # pyright: ignore[reportArgumentType]
+    loss = (
+        Classification()
+        if name == "plain"
+        else ISNetConfig(name, heatmap_chunk=chunk, batch_stats="gradient")
+    )  # pyright: ignore[reportArgumentType]
     step: Any = compile_step(make_step(model, objective(loss), optimiser))
     state = init_state(model, optimiser, jax.random.key(0))
     images = (options.batch, size, size)

@@ -122,7 +122,7 @@ def _step_rate(options: Benchmark, batch: Any) -> float:
     model = models.create(options.network, num_classes=3, rngs=nnx.Rngs(0))
     optimiser = OptimiserConfig().make(1000)
     state = init_state(model, optimiser, jax.random.key(0))
-    loss = objective(ISNetConfig(variant="stochastic", batch_stats="constant"))
+    loss = objective(ISNetConfig())
     run_step = compile_step(make_step(model, loss, optimiser))
 
     def step() -> Any:

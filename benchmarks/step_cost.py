@@ -63,7 +63,7 @@ def main(options: Benchmark) -> None:
     network = {"remat": True} if options.remat else {}
     model = models.create(options.network, num_classes=options.classes, rngs=nnx.Rngs(0), **network)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1e-3, momentum=0.9))
-    config = None if options.plain else ISNetConfig(variant="selective")
+    config = None if options.plain else ISNetConfig(variant="selective", batch_stats="gradient")
     step = compile_step(make_step(model, objective(config), optimiser))
     state = init_state(model, optimiser, jax.random.key(0))
     shape = (options.batch, options.size, options.size)

@@ -118,9 +118,9 @@ def jax_training(
     if mode == "plain":
         config = Classification()
     elif mode == "quarter":
-        config = ISNetConfig(variant="selective", heatmap_fraction=0.25)
+        config = ISNetConfig(variant="selective", batch_stats="gradient", heatmap_fraction=0.25)
     else:
-        config = ISNetConfig(variant=mode)  # pyright: ignore[reportArgumentType]
+        config = ISNetConfig(variant=mode, batch_stats="gradient")  # pyright: ignore[reportArgumentType]
     step = make_step(model, objective(config), optimiser)
     started = jax.jit(optimiser.init)(parameters)
     state = TrainState(jnp.zeros((), jnp.int32), jax.random.key(0), parameters, rest, started)

@@ -42,7 +42,7 @@ from isnet_jax.training import (
 from isnet_jax.training.provenance import machine
 
 COLUMNS = ("biased", "unbiased", "confounding", "background_relevance")
-BASE = ISNetConfig(variant="stochastic", batch_stats="constant")
+BASE = ISNetConfig()
 OBJECTIVES: dict[str, ISNetConfig | Classification] = {
     "plain": Classification(),
     "stochastic": BASE,

@@ -14,10 +14,10 @@ from isnet_jax.training import Launch, init_state, make_step, objective
 from isnet_jax.training.validation import Validation
 
 DEVICES, STEPS = 8, 20
-ISNET = ISNetConfig(variant="stochastic")
+ISNET = ISNetConfig(variant="stochastic", batch_stats="gradient")
 CONSTANT = ISNetConfig(variant="stochastic", batch_stats="constant")
 VALIDATED = ISNetConfig(
-    variant="stochastic", classification=Classification(class_weights=(1.0, 2.0, 5.0))
+    batch_stats="gradient", classification=Classification(class_weights=(1.0, 2.0, 5.0))
 )
 # Their number does not divide by the devices.
 PARTLY_ANNOTATED = dataclasses.replace(split(29), has_mask=np.arange(29) % 4 > 1)

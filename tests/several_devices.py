@@ -15,8 +15,12 @@ from isnet_jax.training import init_state, make_step, objective
 DEVICES = 8
 OBJECTIVES = {
     "plain": Classification(class_weights=(1.0, 2.0, 5.0)),
-    "isnet": ISNetConfig(variant="stochastic", foreground_range=(1e-3, 1e-2)),
-    "fraction": ISNetConfig(variant="stochastic", heatmap_fraction=0.5, box_rule=False),
+    "isnet": ISNetConfig(
+        variant="stochastic", foreground_range=(1e-3, 1e-2), batch_stats="gradient"
+    ),
+    "fraction": ISNetConfig(
+        variant="stochastic", heatmap_fraction=0.5, box_rule=False, batch_stats="gradient"
+    ),
 }
 
 

@@ -52,7 +52,13 @@ def without_aux(step: Any) -> Any:
 
 # Without z^B the loss has no constants that the gradient passes over. The foreground's range is
 # such that samples fall below C1, between, and beyond C2.
-BASE = ISNetConfig(box_rule=False, foreground_range=(0.3, 0.4), gwrp_decay=0.95)
+BASE = ISNetConfig(
+    box_rule=False,
+    foreground_range=(0.3, 0.4),
+    gwrp_decay=0.95,
+    variant="selective",
+    batch_stats="gradient",
+)
 
 
 class Tapped(nnx.Module):

@@ -28,7 +28,7 @@ CLASSES = ("a", "b", "c")
 SHAPE = (12, 12, 3)
 SMALL = ModelDescription("small", len(CLASSES), CLASSES, SHAPE)
 ISNET = Training(
-    objective=ISNetConfig(variant="stochastic", batch_stats="constant"),
+    objective=ISNetConfig(),
     optimiser=OptimiserConfig(),
     epochs=3,
     batch_size=8,

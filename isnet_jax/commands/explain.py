@@ -18,12 +18,14 @@ import tyro
 from flax import nnx
 from jaxtyping import Array
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import Progress
 
 from isnet_jax import lrp
 from isnet_jax.commands.network import ChosenNetwork, NetworkChoice, chosen_network, chosen_rules
+from isnet_jax.data.custom.picture import WrongSize, read_image
+from isnet_jax.data.custom.readers.pictures import SUFFIXES, PixelRules
+from isnet_jax.data.custom.readers.samples import Rejected, entries, printable
 from isnet_jax.errors import UserError, suggest
 from isnet_jax.files import write_atomically
 from isnet_jax.report.heatmaps import panel, save_png
@@ -31,7 +33,6 @@ from isnet_jax.report.heatmaps import panel, save_png
 _BATCH = 8
 _MOST_ROWS = 32
 _PATIENCE = 2.0  # seconds without a sign of life
-_BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,10 +40,12 @@ class Explain(NetworkChoice):
     """Draw where a network's relevance lies in images.
 
     Attributes:
-      images: image files, or folders of them, in colour or grey.
+      images: image files, or folders of them, in colour or grey; read as `isnet-jax prepare`
+        reads them, DICOM and 16-bit grey included.
       target: class to explain, by name or number; the predicted class if left out.
-      resize: what to do with images of another size: refuse them (no), stretch them, or crop the
-        middle after scaling the shorter side.
+      resize: what to do with images of another size: refuse them (no), stretch them, crop the
+        middle after scaling the shorter side, or pad with zeros after scaling the longer one.
+      white: the value of white in 16-bit grey images; 65,535 if left out.
       out: the picture to write, a row for each image; a name without .png is a folder with a
         picture for each.
       arrays: also write numbers: .npz with files, logits, explained classes and relevance, or
@@ -51,7 +54,8 @@ class Explain(NetworkChoice):
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
     target: str | None = None
-    resize: Literal["no", "stretch", "crop"] = "no"
+    resize: Literal["no", "stretch", "crop", "pad"] = "no"
+    white: int | None = None
     out: Path = Path("heatmap.png")
     arrays: Path | None = None
 
@@ -81,7 +85,7 @@ def run(options: Explain, console: Console) -> None:
         )
     network = chosen_network(options)
     target = None if options.target is None else _class_number(options.target, network.class_names)
-    pixels = _read_all(files, network.image_shape, options.resize)
+    pixels = _read_all(files, network.image_shape, options)
     with _progress(console, len(files)) as advance:
         found = _explained(network, pixels, target, rules, advance)
     pictures = _pictures(options.out, files)
@@ -107,59 +111,39 @@ def _check_outputs(options: Explain) -> None:
 def _image_files(places: tuple[Path, ...]) -> list[Path]:
     if not places:
         raise UserError("Missing from isnet-jax explain: image files, or folders of them.")
-    known = Image.registered_extensions()
     files: list[Path] = []
     for place in places:
         if not place.is_dir():
             files.append(place)
             continue
-        inside = sorted(f for f in place.iterdir() if f.suffix.lower() in known and f.is_file())
+        inside = [path for path in entries(place) if path.suffix.lower() in SUFFIXES]
         if not inside:
             raise UserError(f"{place} holds no image files. Expected PNG, JPEG or the like.")
         files.extend(inside)
     return files
 
 
-def _read_all(files: list[Path], shape: tuple[int, ...], resize: str) -> np.ndarray:
+def _read_all(files: list[Path], shape: tuple[int, ...], options: Explain) -> np.ndarray:
     """(N, H, W, C) float32 in [0, 1]; all that is wrong with the files is said at once."""
+    height, width, channels = shape
+    fit = None if options.resize == "no" else options.resize
     images, problems = [], []
     for file in files:
         try:
-            with Image.open(file) as picture:
-                images.append(_pixels(picture, shape, resize))
-        except _WrongSize as error:
-            problems.append(f"{file} has {error} pixels; the network expects {_size(shape)}")
-        except _BROKEN as error:
-            problems.append(f"{file} cannot be read as an image ({error})")
+            rules = PixelRules(white=options.white)
+            images.append(read_image(file, (height, width), channels, fit, rules))
+        except WrongSize as error:
+            problems.append(f"{file} has {error} pixels; the network expects {width} x {height}")
+        except Rejected as error:
+            problems.append(f"{printable(file)} {error.wrong}. {error.remedy}")
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems[:12])
         more = f"\n  and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise UserError(
             f"{len(problems)} of {len(files)} images cannot be used:\n{listed}{more}\nImages are "
-            "PNG, JPEG or the like; for another size add --resize crop or --resize stretch."
+            "PNG, JPEG or the like; for another size add --resize crop, pad or stretch."
         )
     return np.stack(images)
-
-
-class _WrongSize(Exception):  # noqa: N818
-    pass
-
-
-def _pixels(picture: Image.Image, shape: tuple[int, ...], resize: str) -> np.ndarray:
-    height, width, channels = shape
-    picture = picture.convert("RGB" if channels == 3 else "L")
-    if picture.size != (width, height):
-        if resize == "no":
-            raise _WrongSize(_size((picture.height, picture.width)))
-        if resize == "stretch":
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        else:
-            picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
-    return (np.asarray(picture).reshape(shape) / 255).astype(np.float32)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[0]}"
 
 
 # Relevance

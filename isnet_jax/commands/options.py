@@ -46,9 +46,7 @@ class NetworkOptions:
     model: str = "compact"
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
-    isnet: ISNetConfig = field(
-        default_factory=lambda: ISNetConfig(variant="stochastic", batch_stats="constant")
-    )
+    isnet: ISNetConfig = field(default_factory=ISNetConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     epochs: int = 12
     batch_size: int = 64

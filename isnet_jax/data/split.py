@@ -75,7 +75,7 @@ def as_batch(
 ) -> Batch:
     """A batch of pixels and masks as `Split` has them; grey images get three channels."""
     colour = np.broadcast_to(images, (*images.shape[:3], 3))
-    batch: Batch = {"image": _unit(colour), "mask": _unit(masks), "label": labels}
+    batch: Batch = {"image": unit(colour), "mask": unit(masks), "label": labels}
     if has_mask is not None:
         batch["has_mask"] = has_mask
     return batch
@@ -87,7 +87,8 @@ def as_labels(labels: list[Any]) -> Int32[np.ndarray, " n"] | Float32[np.ndarray
     return stacked.astype(np.int32 if stacked.ndim == 1 else np.float32)
 
 
-def _unit(pixels: np.ndarray) -> Float32[np.ndarray, "..."]:
+def unit(pixels: np.ndarray) -> Float32[np.ndarray, "..."]:
+    """Pixels from 0 to 1: white is the largest value of an integer type."""
     if pixels.dtype in (np.uint8, np.uint16):
         return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
     return pixels.astype(np.float32, copy=False)

@@ -28,6 +28,9 @@ ABLATIONS = ("gradient_input", "softmax_gradient_input")
 class ISNetConfig:
     """What is explained and how background relevance is punished.
 
+    The defaults are the recommended objective; the reference's is selective, with the gradient
+    through batch statistics.
+
     Attributes:
       variant: "selective" explains, for each sample, the log-odds of its least probable class;
         "stochastic" the highest logit or, as often, a random other one; "original" every logit;
@@ -67,7 +70,7 @@ class ISNetConfig:
       classification: the classification loss.
     """
 
-    variant: Variant = "selective"
+    variant: Variant = "stochastic"
     heatmap_weight: float = 0.7
     gwrp_decay: float = 0.9
     background_scale: float = 1.0
@@ -78,7 +81,7 @@ class ISNetConfig:
     lrp_epsilon: float = 1e-2
     softmax_epsilon: float = 1e-2
     box_rule: bool | lrp.Rule = True
-    batch_stats: BatchStats = "gradient"
+    batch_stats: BatchStats = "constant"
     deep_supervision: bool | tuple[str, ...] = False
     deep_supervision_decay: float = 0.8
     engine: Engine = "flex"

@@ -347,7 +347,9 @@ def unflattened(like: Any, arrays: Mapping[str, Any], where: str) -> Any:
         )
     leaves, structure = jax.tree.flatten(like)
     restored = [
-        jax.random.wrap_key_data(arrays[name]) if _is_key(leaf) else jnp.asarray(arrays[name])
+        jax.random.wrap_key_data(arrays[name], impl=jax.random.key_impl(leaf))
+        if _is_key(leaf)
+        else jnp.asarray(arrays[name])
         for name, leaf in zip(expected, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, restored)

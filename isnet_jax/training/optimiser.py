@@ -22,7 +22,9 @@ class OptimiserConfig:
       final_fraction: the last step's share of the peak, in [0, 1].
       warmup_fraction: share of all steps in which the learning rate rises from 0, in [0, 1).
       momentum: of SGD; beta1 of Adam; in [0, 1).
-      weight_decay: decoupled, at least 0.
+      weight_decay: at least 0; decoupled: each update also takes learning rate * weight_decay of
+        the parameters, which neither momentum nor Adam's scale see (Loshchilov and Hutter, ICLR
+        2019: SGDW, AdamW).
       clip_norm: the gradient's largest global norm; 0 for no clipping.
     """
 
@@ -62,9 +64,13 @@ class OptimiserConfig:
         clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
         if self.name == "adam":
             rule = optax.adamw(schedule, b1=self.momentum, weight_decay=self.weight_decay)
-        else:
+        elif self.weight_decay:
             rule = optax.chain(
+                optax.trace(self.momentum),
                 optax.add_decayed_weights(self.weight_decay),
-                optax.sgd(schedule, momentum=self.momentum),
+                optax.scale_by_learning_rate(schedule),
             )
+        else:
+            # In second place, as checkpoints of earlier versions have it.
+            rule = optax.chain(optax.identity(), optax.sgd(schedule, momentum=self.momentum))
         return optax.chain(clip, rule)

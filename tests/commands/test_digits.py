@@ -142,8 +142,8 @@ def test_explain_writes_a_picture(finished: Path, picture: Path, tmp_path: Path,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": "absent.png"}, "cannot be read as an image"),
-        ({"image": __file__}, "cannot be read as an image"),
+        ({"image": "absent.png"}, "cannot be decoded"),
+        ({"image": __file__}, "cannot be decoded"),
         ({"--checkpoint": "."}, "holds no network"),
         ({"--checkpoint": ".."}, "holds no network"),
         ({"--architecture": "resnet18"}, "holds a 'compact'; expected a 'resnet18'"),

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_film import film
 from flax import nnx
 from PIL import Image
 
 from isnet_jax import models
 from isnet_jax.commands.main import main
 from isnet_jax.commands.network import COMPOSITES
+from isnet_jax.data import load_split, open_prepared
+from isnet_jax.data.custom.picture import read_image
 
 NAMES = ("cat", "dog", "cow")
 MODEL = ("--model", "small", "--image-size", "16")
@@ -97,8 +100,80 @@ def test_every_unusable_file_is_named_before_any_compute(capsys, folder, weights
     (folder / "broken.png").write_bytes(b"\x89PNG nothing")
     shown = failed(capsys, "explain", folder, folder / "notes.txt", *MODEL, "--weights", weights)
     assert "3 of 6 images cannot be used" in shown
-    for name in ("wide.png has 40 x 20", "broken.png cannot be read", "notes.txt cannot be read"):
+    for name in (
+        "wide.png has 40 x 20",
+        "broken.png cannot be decoded",
+        "notes.txt cannot be decoded",
+    ):
         assert name in shown
+
+
+def saved(path: Path, picture: Image.Image, **options: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, **options)
+
+
+def drawn(number: int, *channels: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 255, (16, 16, *channels), np.uint8)
+
+
+def turned_jpeg(path: Path, number: int) -> None:
+    """Saved upside down, with the EXIF tag that turns it upright."""
+    exif = Image.Exif()
+    exif[0x112] = 3
+    pixels = np.ascontiguousarray(drawn(number, 3)[::-1, ::-1])
+    saved(path, Image.fromarray(pixels), quality=95, exif=exif)
+
+
+def grey_film(path: Path, number: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = drawn(number).astype(np.uint16) * 16
+    path.write_bytes(film(stored, PhotometricInterpretation="MONOCHROME1"))
+
+
+GREY = {
+    "wide.png": lambda p, n: saved(p, Image.fromarray(drawn(n).astype(np.uint16) * 200)),
+    "grey.png": lambda p, n: saved(p, Image.fromarray(drawn(n))),
+    "film.dcm": grey_film,
+}
+COLOUR = {
+    "colour.bmp": lambda p, n: saved(p, Image.fromarray(drawn(n, 3))),
+    "palette.png": lambda p, n: saved(p, Image.fromarray(drawn(n, 3)).quantize(16)),
+    "opaque.png": lambda p, n: saved(p, Image.fromarray(drawn(n, 3)).convert("RGBA")),
+    "turned.jpg": turned_jpeg,
+    "grey.png": GREY["grey.png"],
+}
+
+
+@pytest.mark.parametrize("kinds", [GREY, COLOUR], ids=["grey", "colour"])
+def test_explain_reads_what_prepare_reads(kinds, tmp_path):
+    """The pixels that a network is trained on are those that `explain` gives it."""
+    files = {}
+    for number in range(6):
+        for kind, make in kinds.items():
+            name = f"{('cat', 'dog')[number % 2]}/{number}-{kind}"
+            file = tmp_path / "images" / name
+            make(file, number + 10 * len(kind))
+            files[f"images/{name}"] = file
+            mask = (tmp_path / "masks" / name).with_suffix(".png")
+            saved(mask, Image.fromarray(np.full((16, 16), 255, np.uint8)))
+    main(["prepare", "folder", str(tmp_path), "--out", str(tmp_path / "prepared")])
+    for name in ("train", "validation", "test"):
+        split = load_split(open_prepared(tmp_path / "prepared"), name)
+        for sample, image in zip(split.ids, split.batch(slice(None))["image"], strict=True):
+            shown = read_image(files.pop(sample), (16, 16), 3, None)
+            np.testing.assert_array_equal(shown, image)
+    assert not files
+
+
+def test_transparent_parts_are_refused_by_both(capsys, folder, weights, tmp_path):
+    file = tmp_path / "d" / "images" / "cat" / "a.png"
+    saved(file, Image.fromarray(drawn(0, 4)))
+    saved(tmp_path / "d" / "masks" / "cat" / "a.png", Image.fromarray(drawn(0) * 0 + 255))
+    prepare = ("prepare", "folder", tmp_path / "d", "--out", tmp_path / "o")
+    explain = ("explain", file, *MODEL, "--weights", weights)
+    for arguments in (prepare, explain):
+        assert "has transparent parts" in failed(capsys, *arguments).replace("\n", " ")
 
 
 @pytest.mark.parametrize("rules", sorted(set(COMPOSITES) - {"isnet"}))

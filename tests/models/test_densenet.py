@@ -63,7 +63,7 @@ def test_logits_and_running_statistics_are_those_of_norms_on_their_own(train, bo
 
 @pytest.mark.parametrize("statistics", ["gradient", "constant"])
 def test_relevance_and_the_step_are_those_of_norms_on_their_own(statistics, both):
-    config = ISNetConfig(batch_stats=statistics)
+    config = ISNetConfig(batch_stats=statistics, variant="selective")
     batch = {
         "image": images(),
         "mask": jnp.zeros((3, 16, 16, 1)).at[:, 4:10, 4:10].set(1),

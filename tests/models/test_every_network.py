@@ -18,7 +18,7 @@ from isnet_jax.training import init_state, make_step
 from isnet_jax.training.step import objective
 
 PRECISIONS = {"float32": None, "bf16": jnp.bfloat16}
-ISNET = ISNetConfig(variant="selective")
+ISNET = ISNetConfig(variant="selective", batch_stats="gradient")
 # One small network for each kind of block.
 FAMILIES = {
     "basic": lambda **o: ResNet(3, block=BasicBlock, blocks=(1, 1, 1, 1), **o),

@@ -43,7 +43,7 @@ def test_another_first_layer_rule():
         ({"heatmap_schedule": ((5, 0.1), (5, 0.2))}, r"has the steps \[5, 5\]; expected numbers"),
         ({"heatmap_schedule": ((0, 0.1), (5, 1.2))}, r"holds P = 1.2; expected in \[0, 1\]"),
         (
-            {"classification": Classification(task="multilabel")},
+            {"variant": "selective", "classification": Classification(task="multilabel")},
             'variant "selective" explains a softmax, .* Use "stochastic"',
         ),
     ],
@@ -79,6 +79,13 @@ def test_engines():
     )
     plus, epsilon = ISNetConfig(variant="dual", box_rule=False).composites()
     assert (plus.layer, plus.first) == (lrp.ZPlus(), None)
-    assert epsilon == lrp.ISNetFlex(1e-2)
+    assert epsilon == lrp.ISNetFlex(1e-2, batch_statistics="constant")
     for variant in ("gradient_input", "softmax_gradient_input"):
-        assert ISNetConfig(variant=variant).composites() == (lrp.ISNetFlex(0.0),)
+        config = ISNetConfig(variant=variant, batch_stats="gradient")
+        assert config.composites() == (lrp.ISNetFlex(0.0),)
+
+
+def test_the_default_is_the_recommended_one():
+    """The best row of docs/variants.md that costs one heatmap."""
+    config = ISNetConfig()
+    assert (config.variant, config.batch_stats) == ("stochastic", "constant")

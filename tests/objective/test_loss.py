@@ -184,7 +184,7 @@ def test_the_gradient_check_finds_stop_gradient_in_place_of_detach(monkeypatch):
 
 def test_cross_entropys_gradient_is_the_plain_one(monkeypatch):
     model, batch = small(train=True), batch_of()
-    config = ISNetConfig(heatmap_weight=0.0)
+    config = ISNetConfig(heatmap_weight=0.0, variant="selective", batch_stats="gradient")
 
     def gradient(loss):
         f, parameters = of_parameters(model, lambda model: loss(model)[0])
@@ -204,7 +204,7 @@ def test_cross_entropys_gradient_is_the_plain_one(monkeypatch):
 
 
 def test_the_stochastic_draw_depends_on_the_key_only():
-    config = ISNetConfig(variant="stochastic", box_rule=False)
+    config = ISNetConfig(variant="stochastic", box_rule=False, batch_stats="gradient")
     model, batch = small(train=False), batch_of()
 
     @jax.jit
@@ -219,7 +219,13 @@ def test_the_stochastic_draw_depends_on_the_key_only():
 
 def test_aux_and_the_weights_of_the_loss():
     model, batch = small(train=False), batch_of()
-    config = ISNetConfig(heatmap_weight=0.3, background_weight=2.0, foreground_weight=0.5)
+    config = ISNetConfig(
+        heatmap_weight=0.3,
+        background_weight=2.0,
+        foreground_weight=0.5,
+        variant="selective",
+        batch_stats="gradient",
+    )
     loss, aux = jax.jit(lambda: isnet_loss(nnx.clone(model), batch, config))()
     relevance = aux["heatmaps"]
 
@@ -250,7 +256,7 @@ def test_batch_statistics_are_updated_as_by_a_plain_call():
         call(copy)
         return nnx.to_pure_dict(nnx.state(copy))
 
-    config = ISNetConfig(box_rule=False)
+    config = ISNetConfig(box_rule=False, variant="selective", batch_stats="gradient")
     ours = jax.jit(lambda: state_after(lambda model: isnet_loss(model, batch, config)))()
     plain = jax.jit(lambda: state_after(lambda model: model(batch["image"])))()
     chex.assert_trees_all_close(ours, plain, rtol=1e-12)
@@ -260,7 +266,7 @@ def test_batch_statistics_are_updated_as_by_a_plain_call():
 def test_nonfinite_relevance_is_counted():
     model, batch = small(train=False), batch_of()
     batch["image"] = batch["image"].at[0, 0, 0, 0].set(jnp.nan)
-    config = ISNetConfig(box_rule=False)
+    config = ISNetConfig(box_rule=False, variant="selective", batch_stats="gradient")
     _, aux = jax.jit(lambda: isnet_loss(nnx.clone(model), batch, config))()
     assert int(aux["nonfinite"]) >= 1
 
@@ -273,7 +279,9 @@ def test_one_trace_for_many_batches():
     @chex.assert_max_traces(1)
     def step(parameters, batch, key):
         model = nnx.merge(graph, parameters, rest, copy=True)
-        return isnet_loss(model, batch, ISNetConfig(variant="stochastic"), rng=key)[0]
+        return isnet_loss(
+            model, batch, ISNetConfig(variant="stochastic", batch_stats="gradient"), rng=key
+        )[0]
 
     values = [
         float(step(parameters, golden_values.drawn_batch(n, 3, 8, CLASSES), jax.random.key(n)))
@@ -342,21 +350,21 @@ def test_batches_that_do_not_fit(change, message):
     batch = batch_of()
     change(batch)
     with pytest.raises(UserError, match=message):
-        traced(small(train=False), batch, ISNetConfig())
+        traced(small(train=False), batch, ISNetConfig(variant="selective", batch_stats="gradient"))
 
 
 def test_stochastic_without_a_key_or_a_second_class():
-    config = ISNetConfig(variant="stochastic")
+    config = ISNetConfig(variant="stochastic", batch_stats="gradient")
     with pytest.raises(UserError, match="needs rng=, a JAX key"):
         traced(small(train=False), batch_of(), config)
     with pytest.raises(UserError, match="needs two classes or more; the model has 1"):
         explained(jnp.zeros((2, 1)), config, jax.random.key(0))
     with pytest.raises(UserError, match='"selective" variant needs two classes or more'):
-        explained(jnp.zeros((2, 1)), ISNetConfig())
+        explained(jnp.zeros((2, 1)), ISNetConfig(variant="selective", batch_stats="gradient"))
 
 
 def test_deep_supervision_of_a_model_without_places():
-    config = ISNetConfig(deep_supervision=True)
+    config = ISNetConfig(deep_supervision=True, variant="selective", batch_stats="gradient")
     with pytest.raises(UserError, match=r"Small names no supervised_places. Mark places with"):
         supervised_places(small(train=False), config)
     with pytest.raises(UserError, match="no relevance reaches a place named 'midle'"):

@@ -29,7 +29,7 @@ def test_the_selective_seed_is_the_gradient_of_the_lowest_logits_log_odds():
         p = jax.nn.softmax(logits)[sample, c]
         return jnp.log(p + s) - jnp.log(1 - p + s)
 
-    (seed,) = explained(logits, ISNetConfig(), None)
+    (seed,) = explained(logits, ISNetConfig(variant="selective", batch_stats="gradient"), None)
     for sample, lowest in ((0, 1), (1, 1)):
         expected = jax.grad(eta)(logits, sample, lowest)[sample]
         np.testing.assert_allclose(seed[sample], expected, rtol=1e-12)
@@ -37,20 +37,24 @@ def test_the_selective_seed_is_the_gradient_of_the_lowest_logits_log_odds():
 
 def test_the_original_variant_explains_each_logit():
     logits = jnp.zeros((5, 3))
-    seeds = explained(logits, ISNetConfig(variant="original"), None)
+    seeds = explained(logits, ISNetConfig(variant="original", batch_stats="gradient"), None)
     np.testing.assert_array_equal(seeds, jnp.eye(3)[:, None].repeat(5, 1))
 
 
 def test_the_stochastic_variant_draws_the_highest_half_of_the_time_and_the_others_alike():
     logits = jnp.tile(jnp.array([0.0, 3.0, 1.0, 2.0]), (40_000, 1))
-    (seed,) = explained(logits, ISNetConfig(variant="stochastic"), jax.random.key(0))
+    (seed,) = explained(
+        logits, ISNetConfig(variant="stochastic", batch_stats="gradient"), jax.random.key(0)
+    )
     np.testing.assert_array_equal(seed.sum(1), 1)
     np.testing.assert_allclose(seed.mean(0), [1 / 6, 1 / 2, 1 / 6, 1 / 6], atol=0.01)
 
 
 def test_the_softmax_ablation_explains_the_highest_probability():
     logits = jnp.array([[1.0, -2.0, 0.5], [0.3, 0.2, 3.0]])
-    (seed,) = explained(logits, ISNetConfig(variant="softmax_gradient_input"))
+    (seed,) = explained(
+        logits, ISNetConfig(variant="softmax_gradient_input", batch_stats="gradient")
+    )
     p = np.asarray(jax.nn.softmax(logits))
     for sample, highest in ((0, 0), (1, 2)):
         one_hot = np.eye(3)[highest]
@@ -59,7 +63,7 @@ def test_the_softmax_ablation_explains_the_highest_probability():
 
 
 def test_a_samples_draw_depends_on_its_number_in_the_global_batch():
-    config = ISNetConfig(variant="stochastic")
+    config = ISNetConfig(variant="stochastic", batch_stats="gradient")
     logits = jax.random.normal(jax.random.key(1), (16, 5))
     (whole,) = explained(logits, config, jax.random.key(0))
     (part,) = explained(logits[6:9], config, jax.random.key(0), jnp.arange(6, 9))
@@ -84,7 +88,7 @@ def test_the_ablations_are_input_times_gradient():
         "softmax_gradient_input": [lambda y: jax.nn.softmax(y).max(1)],
     }
     for variant, of in quantities.items():
-        config = ISNetConfig(variant=variant)
+        config = ISNetConfig(variant=variant, batch_stats="gradient")
         _, aux = jax.jit(lambda c=config: isnet_loss(nnx.clone(model), batch, c))()
         assert aux["heatmaps"].shape[1] == len(of)
         for k, quantity in enumerate(of):
@@ -94,7 +98,9 @@ def test_the_ablations_are_input_times_gradient():
 
 def test_dual_explains_all_logits_at_once_by_both_rules():
     model, batch = small(train=False), batch_of()
-    config = ISNetConfig(variant="dual", foreground_range=((0.1, 2.0), (0.5, 3.0)))
+    config = ISNetConfig(
+        variant="dual", foreground_range=((0.1, 2.0), (0.5, 3.0)), batch_stats="gradient"
+    )
     _, aux = jax.jit(lambda: isnet_loss(nnx.clone(model), batch, config))()
     assert aux["heatmaps"].shape == (3, 2, 8, 8, 3)
     for k, composite in enumerate(config.composites()):
@@ -200,9 +206,11 @@ def test_a_fraction_of_the_batch_has_the_same_loss_and_gradient_in_expectation(f
 
 def test_the_explained_samples_are_named_and_the_logits_keep_their_order():
     model, batch = small(train=False), batch_of()
-    config = ISNetConfig(heatmap_fraction=0.67)
+    config = ISNetConfig(heatmap_fraction=0.67, variant="selective", batch_stats="gradient")
     _, aux = isnet_loss(nnx.clone(model), batch, config, rng=jax.random.key(3))
-    _, whole = isnet_loss(nnx.clone(model), batch, ISNetConfig())
+    _, whole = isnet_loss(
+        nnx.clone(model), batch, ISNetConfig(variant="selective", batch_stats="gradient")
+    )
     assert aux["heatmaps"].shape == (2, 1, 8, 8, 3)
     np.testing.assert_allclose(aux["heatmaps"], whole["heatmaps"][aux["explained"]], rtol=1e-9)
     np.testing.assert_allclose(aux["logits"], whole["logits"], rtol=1e-12)
@@ -215,10 +223,16 @@ def test_samples_without_a_mask_are_only_classified():
     has_mask = jnp.array([True, False, True])
     empty = batch["mask"].at[1].set(0)
     _, aux = isnet_loss(
-        nnx.clone(model), batch | {"mask": empty, "has_mask": has_mask}, ISNetConfig()
+        nnx.clone(model),
+        batch | {"mask": empty, "has_mask": has_mask},
+        ISNetConfig(variant="selective", batch_stats="gradient"),
     )
-    _, whole = isnet_loss(nnx.clone(model), batch, ISNetConfig())
-    each = heatmap_loss([whole["heatmaps"]], batch["mask"], ISNetConfig())
+    _, whole = isnet_loss(
+        nnx.clone(model), batch, ISNetConfig(variant="selective", batch_stats="gradient")
+    )
+    each = heatmap_loss(
+        [whole["heatmaps"]], batch["mask"], ISNetConfig(variant="selective", batch_stats="gradient")
+    )
     assert float(aux["heatmap"]) == pytest.approx(float(each[has_mask].mean()), rel=1e-10)
     assert float(aux["classification"]) == pytest.approx(float(whole["classification"]), rel=1e-12)
 
@@ -226,7 +240,7 @@ def test_samples_without_a_mask_are_only_classified():
 def test_a_batch_without_any_mask_has_no_heatmap_loss_and_a_finite_gradient():
     batch = batch_of()
     batch |= {"mask": jnp.zeros_like(batch["mask"]), "has_mask": jnp.zeros(3, bool)}
-    config = ISNetConfig(heatmap_weight=0.5)
+    config = ISNetConfig(heatmap_weight=0.5, variant="selective", batch_stats="gradient")
     found = value_and_gradient(small(train=False), config, batch)(jax.random.key(0))
     plain = value_and_gradient(
         small(train=False), dataclasses.replace(config, heatmap_weight=0.0), batch
@@ -237,7 +251,7 @@ def test_a_batch_without_any_mask_has_no_heatmap_loss_and_a_finite_gradient():
 def test_a_multilabel_head():
     """Dual explains all logits, whatever the labels are; the labels are 0 or 1 for each class."""
     classification = Classification(task="multilabel")
-    config = ISNetConfig(variant="dual", classification=classification)
+    config = ISNetConfig(variant="dual", classification=classification, batch_stats="gradient")
     batch = batch_of() | {"label": jnp.eye(CLASSES)[:3]}
     _, aux = isnet_loss(small(train=False), batch, config)
     logits = np.asarray(aux["logits"])
@@ -246,7 +260,12 @@ def test_a_multilabel_head():
 
 
 def test_p_follows_its_schedule_in_training_and_is_constant_else():
-    config = ISNetConfig(heatmap_weight=0.9, heatmap_schedule=((0, 0.0), (10, 0.5)))
+    config = ISNetConfig(
+        heatmap_weight=0.9,
+        heatmap_schedule=((0, 0.0), (10, 0.5)),
+        variant="selective",
+        batch_stats="gradient",
+    )
     run = jax.jit(lambda step: isnet_loss(small(train=False), batch_of(), config, step=step))
     for step, weight in ((0, 0.0), (5, 0.25), (30, 0.5), (None, 0.9)):
         loss, aux = run(step)

@@ -42,7 +42,7 @@ class NoNorm(nnx.Module):
 @pytest.mark.parametrize(
     "config",
     [
-        ISNetConfig(variant="stochastic", heatmap_fraction=0.5),
+        ISNetConfig(variant="stochastic", heatmap_fraction=0.5, batch_stats="gradient"),
         Classification(class_weights=(1.0, 2.0, 5.0)),
     ],
     ids=["isnet", "plain"],

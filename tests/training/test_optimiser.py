@@ -53,6 +53,13 @@ def test_momentum_and_weight_decay_of_sgd():
     np.testing.assert_allclose(found, [-0.25])
 
 
+def test_momentum_does_not_see_the_weight_decay():
+    """SGDW: with L2 through momentum the second update would be -0.875."""
+    options = {"name": "sgd", "learning_rate": 1, "warmup_fraction": 0, "final_fraction": 1}
+    config = OptimiserConfig(**options, momentum=0.5, weight_decay=0.25, clip_norm=0)
+    np.testing.assert_allclose(updates(config, [1.0, 0.0], 9), [-1.25, -0.75])
+
+
 def test_adam_is_optax_adamw():
     config = OptimiserConfig(
         learning_rate=0.1, warmup_fraction=0, final_fraction=1, weight_decay=0.3, clip_norm=0

@@ -100,7 +100,9 @@ def test_evaluation_explains_every_sample():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("isnet_jax.training.step.isnet_loss", loss)
-        run = objective(ISNetConfig(heatmap_fraction=0.5))
+        run = objective(
+            ISNetConfig(heatmap_fraction=0.5, variant="selective", batch_stats="gradient")
+        )
         run(None, None, None, 3)
         run(None, None, None, None)
     assert seen == [(0.5, 3), (1.0, None)]

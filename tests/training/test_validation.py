@@ -13,7 +13,7 @@ from isnet_jax.training.optimiser import OptimiserConfig
 from isnet_jax.training.validation import Validation, even_parts
 
 WEIGHTED = Classification(class_weights=(1.0, 2.0, 5.0))
-ISNET = ISNetConfig(variant="stochastic", classification=WEIGHTED)
+ISNET = ISNetConfig(variant="stochastic", classification=WEIGHTED, batch_stats="gradient")
 
 
 @pytest.mark.parametrize("config", [WEIGHTED, ISNET], ids=["plain", "isnet"])

@@ -1,40 +1,17 @@
 """DICOM films, written here: windows, rescaling, inversion."""
 
 import builtins
-import io
 from typing import Any
 
 import numpy as np
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from dicom_film import STORED, film
+from pydicom.dataset import Dataset
 
 from isnet_jax.data import PixelRules
 from isnet_jax.data.custom.readers import Rejected
 from isnet_jax.data.custom.readers.pictures import decode_image
 from isnet_jax.errors import UserError
-
-STORED = np.array([[0, 1, 2000], [3000, 4094, 4095]], np.uint16)
-
-
-def film(stored: np.ndarray = STORED, **tags: Any) -> bytes:
-    file = Dataset()
-    file.file_meta = FileMetaDataset()
-    file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    file.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    file.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
-    file.SOPClassUID, file.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1", "1.2.3"
-    file.Rows, file.Columns = stored.shape[:2]
-    file.SamplesPerPixel = 1
-    file.PhotometricInterpretation = "MONOCHROME2"
-    file.BitsAllocated, file.BitsStored, file.HighBit = 16, 12, 11
-    file.PixelRepresentation = 0
-    file.PixelData = stored.tobytes()
-    for name, value in tags.items():
-        setattr(file, name, value)
-    buffer = io.BytesIO()
-    file.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 def shades(**tags: Any) -> np.ndarray:
