@@ -118,7 +118,8 @@ def measure(program: Program, rewrites: tuple[Rewrite, ...], recipe: Recipe) -> 
 
     traced = Traced(measured, arguments)
     found = traced(arguments)
-    if "constants" not in recipe.traits:
+    stopped = any(piece.option == "stopped" for _, piece, _, _ in program.numbered())
+    if "constants" not in recipe.traits and not stopped:
         found["differences"] = _differences(traced, arguments, found["second order"])
     return found
 
