@@ -10,6 +10,7 @@ from twins.counting import Counts, examples
 from twins.drawing import rewrites_of
 from twins.evaluating import Traced
 from twins.program import Piece, Program
+from twins.silence import SILENT
 
 EACH = 25
 
@@ -49,6 +50,8 @@ def programs_with_every_piece():
         yield Program("images", (conv, Piece("norm", kind), Piece("excite"), Piece("mean"), end))
     for piece in (Piece("max_pool"), Piece("average_pool"), Piece("twice")):
         yield Program("images", (conv, piece, Piece("resize"), Piece("mean"), end))
+    for source in SILENT:
+        yield Program("vectors", (dense, Piece("silent", source), end))
     for option in ("", "causal"):
         yield Program("tokens", (dense, Piece("attention", option), Piece("mean"), end))
     for option in ("", "gated"):

@@ -61,7 +61,7 @@ RECIPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """status: "right", "wrong", "refused", "crashed", or "plain refused", "plain crashed".
+    """status: "right", "wrong", "refused", "crashed"; the last three of the plain one: "plain ...".
 
     errors: by the names of `LIMITS`, relative to the largest true value.
     """
@@ -118,7 +118,8 @@ def measure(program: Program, rewrites: tuple[Rewrite, ...], recipe: Recipe) -> 
 
     traced = Traced(measured, arguments)
     found = traced(arguments)
-    if "constants" not in recipe.traits:
+    stopped = any(piece.option == "stopped" for _, piece, _, _ in program.numbered())
+    if "constants" not in recipe.traits and not stopped:
         found["differences"] = _differences(traced, arguments, found["second order"])
     return found
 
@@ -164,15 +165,17 @@ def check(program: Program, rewrites: tuple[Rewrite, ...], rule: str) -> Verdict
         twin = _attempt(program, rewrites, recipe)
         if isinstance(twin, Verdict):
             return twin
-        errors = compare(plain, twin, gradient, closed=parameters_are_closed(rewrites))
-    good = all(error <= LIMITS[name] for name, error in errors.items())
-    return Verdict("right" if good else "wrong", errors)
+        return compare(plain, twin, gradient, closed=parameters_are_closed(rewrites))
 
 
 @functools.lru_cache(maxsize=16)
 def plain_one(program: Program, rule: str) -> tuple[Any, Any]:
-    """What the plain program gives, and the true gradient of its logits."""
-    return _attempt(program, (), RECIPES[rule]), truth(program)
+    """What the plain program gives, or what is wrong; and the true gradient of its logits."""
+    found, gradient = _attempt(program, (), RECIPES[rule]), truth(program)
+    if isinstance(found, Verdict):
+        return found, gradient
+    verdict = compare(found, found, gradient)
+    return (found if verdict.status == "right" else verdict), gradient
 
 
 def _attempt(program, rewrites, recipe) -> dict[str, Any] | Verdict:
@@ -189,8 +192,8 @@ def parameters_are_closed(rewrites: tuple[Rewrite, ...]) -> bool:
     return any(r.name == "parameters closed over" for r in rewrites)
 
 
-def compare(plain, twin, gradient, *, closed: bool) -> dict[str, float]:
-    """Errors by the names of `LIMITS`; where parameters are closed over, gradients by x only."""
+def compare(plain, twin, gradient, *, closed: bool = False) -> Verdict:
+    """A verdict on the twin; where parameters are closed over, by the gradients by x only."""
 
     def moved(gradients):
         return gradients[1] if closed else gradients
@@ -202,7 +205,8 @@ def compare(plain, twin, gradient, *, closed: bool) -> dict[str, float]:
     }
     if "differences" in twin:
         errors["differences"] = float(twin["differences"])
-    return errors
+    good = all(error <= LIMITS[name] for name, error in errors.items())
+    return Verdict("right" if good else "wrong", errors)
 
 
 def _error(found: Any, expected: Any) -> float:

@@ -70,6 +70,7 @@ class Counts:
         verdict = check(program, rewrites, rule)
         self.statuses[verdict.status] += 1
         self.by_rule[rule][verdict.status] += 1
+        self.tried["(plain)"] += 1
         self.tried.update(mechanism(program, rewrite) for rewrite in rewrites)
         if verdict.status in BAD:
             guilty = blamed(example, verdict.status)
@@ -79,7 +80,10 @@ class Counts:
                 small = shrunk((program, guilty, rule), verdict.status)
                 self.first[name, verdict.status] = small, check(*small)
         elif verdict.status != "right":
-            self.first.setdefault(("(plain)", verdict.status), ((program, (), rule), verdict))
+            self.by_rewrite["(plain)"][verdict.status.removeprefix("plain ")] += 1
+            if ("(plain)", verdict.status) not in self.first:
+                small = shrunk((program, (), rule), verdict.status)
+                self.first["(plain)", verdict.status] = small, check(*small)
 
     def __str__(self) -> str:
         lines = [f"{sum(self.statuses.values())} examples: {dict(self.statuses)}", "", "By rule:"]

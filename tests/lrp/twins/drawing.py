@@ -8,6 +8,7 @@ from random import Random
 from twins.activations import ACTIVATIONS
 from twins.program import CLASSES, Piece, Program, Rewrite, output_shape, spellings
 from twins.rewriting import GIVE, MARKS, PARAMETERS, WRAPS
+from twins.silence import SILENT
 
 WIDTHS = {"vectors": (6, 8), "images": (4,), "tokens": (6,)}
 LAYERS = frozenset({"dense", "conv"})
@@ -69,7 +70,7 @@ def _norm(draw, state) -> Piece:
 
 
 def _piece(draw, state, before: str, inside: bool = False) -> Piece:
-    kinds = ["layer", "parameter_gate"]
+    kinds = ["layer", "parameter_gate", "silent"]
     if before in LAYERS | {"gate", "attention", "experts"}:
         kinds += ["norm", "norm", "norm"]
     if before != "activation":
@@ -91,6 +92,8 @@ def _piece(draw, state, before: str, inside: bool = False) -> Piece:
             return _norm(draw, state)
         case "activation":
             return _activation(draw)
+        case "silent":
+            return Piece("silent", draw.choice(sorted(SILENT)))
         case "attention":
             return Piece("attention", draw.choice(("", "causal")))
         case "residual" | "concat":

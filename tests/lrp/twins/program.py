@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from twins import layers, mixing, norms, rewriting
+from twins import layers, mixing, norms, rewriting, silence
 from twins.activations import ACTIVATIONS, OPEN_TO_GUIDED
 from twins.layers import Spelling
 
@@ -94,6 +94,8 @@ def parameter_shapes(piece: Piece, shape: Shape) -> dict[str, Shape]:
             return {"scale": (n,), "shift": (n,)}
         case "gate":
             return {"w": (n, 2 * n), "b": (2 * n,)}
+        case "silent":
+            return {"w": (n, n)}
         case "parameter_gate":
             return {"g": (n,)}
         case "excite":
@@ -143,6 +145,7 @@ _TABLES: dict[str, dict[str, Spelling]] = {
     "twice": mixing.TWICE,
     "recurrence": mixing.RECURRENCE,
     "gated_recurrence": mixing.GATED_RECURRENCE,
+    **{f"{source}_silent": table for source, table in silence.SILENT.items()},
 }
 
 
