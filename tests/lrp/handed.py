@@ -55,10 +55,15 @@ def heatmap(f, x, rules, **options):
     return Traced(explain, x)(x)
 
 
+def assert_close(found, expected, limit):
+    off = np.abs(found - expected).max()
+    assert off <= limit, f"off by {off:.1e}, of {np.abs(expected).max():.1e}"
+
+
 def assert_same(f, twin, x, rules, *, limit=1e-9, **options):
     found, expected = heatmap(f, x, rules, **options), heatmap(twin, x, rules)
     for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-        assert np.abs(a - b).max() <= limit * np.abs(b).max()
+        assert_close(a, b, limit * np.abs(b).max())
 
 
 def assert_gradient_of_logits(f, p, x, rules):
@@ -71,7 +76,7 @@ def assert_gradient_of_logits(f, p, x, rules):
     expected = Traced(jax.grad(lambda p: (f(p, x) ** 2).sum()), p)(p)
     scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
     for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-        assert np.abs(a - b).max() <= 1e-9 * scale
+        assert_close(a, b, 1e-9 * scale)
 
 
 def mlp(p, x):
