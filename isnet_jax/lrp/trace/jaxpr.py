@@ -1,11 +1,11 @@
 """The one file that touches JAX's jaxpr API: a traced function as a flat program.
 
 Everything that only wraps is opened: `jit`, `jax.checkpoint`, a `scan` or `fori_loop` of one step,
-a `cond` whose branches are the same program or whose choice is known; what is computed twice is
-computed once. What is inside a checkpoint is remembered as a block, so that it is evaluated under
-a checkpoint again; the branches of any other `cond` are opened too, and joined by a selection. So
-the rest of the engine sees one list of operations. Variables are integers, since one inner jaxpr
-may be opened twice.
+a `cond` whose branches are the same program or whose choice is known. What is computed twice is
+computed once; what is split and joined again is the value it was. What is inside a checkpoint is
+remembered as a block, so that it is evaluated under a checkpoint again; the branches of any other
+`cond` are opened too, and joined by a selection. So the rest of the engine sees one list of
+operations. Variables are integers, since one inner jaxpr may be opened twice.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from jax import lax
 from jax.extend import source_info_util
 
 from isnet_jax.lrp.trace import primitives
+from isnet_jax.lrp.trace.rejoined import same_value
 
 _INLINED = frozenset({"jit", "pjit", "closed_call", "core_call", "custom_lin"})
 _CUSTOM = frozenset({"custom_jvp_call", "custom_vjp_call"})
@@ -158,6 +159,7 @@ class _Builder:
         self.held: dict[int, Variable] = {}
         self.block: Block = []
         self.computed: dict[Any, tuple[Variable, ...]] = {}
+        self.makers: dict[Variable, Operation] = {}
         self.callers: list[Any] = []
 
     def fresh(self, type_: Any) -> Variable:
@@ -290,6 +292,11 @@ class _Builder:
     def _append(
         self, equation: Any, inputs: tuple[Operand, ...], name: str
     ) -> tuple[Variable, ...]:
+        if len(equation.outvars) == 1:
+            shape = tuple(equation.outvars[0].aval.shape)
+            same = same_value(name, inputs, equation.params, shape, self.makers, self.shape)
+            if same is not None:
+                return (same,)
         key = _key(equation, inputs) if name in primitives.TABLE else None
         if key in self.computed:
             return self.computed[key]
@@ -307,8 +314,14 @@ class _Builder:
                 name = "custom_derivative"
         run = _binder(equation, inner)
         operation = self._operation(name, inputs, outputs, params, equation, run, bodies)
+        self.makers.update((output, operation) for output in outputs)
         self.block.append(operation)
         return outputs
+
+    def shape(self, operand: Operand) -> tuple[int, ...]:
+        if isinstance(operand, Constant):
+            return jnp.shape(operand.value)
+        return tuple(self.types[operand].shape)
 
     def _operation(self, name, inputs, outputs, params, equation, run, inner=()) -> Operation:
         info = equation.source_info
