@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -274,31 +273,33 @@ def _find_samples(
 ) -> Samples | None:
     """Where the samples are; None: f takes one sample."""
     explained = [v for v, flag in zip(graph.inputs, depends, strict=True) if flag]
-    if axis is None:
+    if axis is None or not explained:
         return None
-    start = 0 if axis == "auto" else axis
-    sizes = {
-        graph.shape(v)[start]
-        for v in explained
-        if -len(graph.shape(v)) <= start < len(graph.shape(v))
-    }
-    places: dict[Variable, Place | None] = {}
-    for variable in graph.inputs:
-        shape = graph.shape(variable)
-        inside = -len(shape) <= start < len(shape)
-        along = inside and shape[start] in sizes
-        places[variable] = Place(start % len(shape)) if along else None
-    samples = Samples(graph, context.bodies, places)
     if axis != "auto":
-        return samples
-    return samples if any(_keeps_samples(o, samples, sizes) for o in wanted) else None
+        return _along(graph, explained, axis, context)
+    for tried in range(len(graph.shape(explained[0]))):
+        samples = _along(graph, explained, tried, context)
+        if any(_keeps_samples(o, samples) for o in wanted):
+            return samples
+    samples = Samples(graph, context.bodies, dict.fromkeys(graph.inputs), explained)
+    return samples if any(_keeps_samples(o, samples) for o in wanted) else None
 
 
-def _keeps_samples(output: Any, samples: Samples, sizes: set[int]) -> bool:
+def _along(graph: Graph, explained: Sequence[Variable], axis: int, context: Context) -> Samples:
+    def size(variable: Variable) -> int | None:
+        shape = graph.shape(variable)
+        return shape[axis] if -len(shape) <= axis < len(shape) else None
+
+    sizes = {size(v) for v in explained} - {None}
+    places = {
+        v: Place(axis % len(graph.shape(v))) if size(v) in sizes else None for v in graph.inputs
+    }
+    return Samples(graph, context.bodies, places)
+
+
+def _keeps_samples(output: Any, samples: Samples) -> bool:
     shape = samples.graph.shape(output)
-    if samples.lost(output):
-        return bool(shape) and shape[0] in sizes
-    return samples.of(output) is not None or (math.prod(shape) == 1 and not shape)
+    return samples.lost(output) or samples.of(output) is not None or not shape
 
 
 def _leaf(operand: Any, plan: Plan) -> Variable | None:

@@ -86,12 +86,7 @@ class DenseBlock(nnx.Module):
 
 
 def _read_parts(layer: DenseLayer, parts: tuple[Features, ...]) -> Array:
-    maps, moments = Features.joined(parts)
-    if moments is not None:
-        # LRP recognises a batch norm's statistics, but of a checkpoint it sees the body alone.
-        mean, variance = checkpoint_name((moments.mean, moments.variance), "batch_statistics")
-        moments = Moments(mean, variance, moments.size)
-    return layer(Features(maps, moments))
+    return layer(Features.joined(parts))
 
 
 class Transition(nnx.Module):

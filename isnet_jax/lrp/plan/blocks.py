@@ -91,6 +91,8 @@ def read_by(site: Site, plan: Plan) -> Iterator[Variable]:
         case LayerSite():
             yield site.x
             for step in site.tail:
+                if step.branches:
+                    continue  # what a branch keeps to itself is computed again
                 yield from variables(step.operation.inputs)
                 for operand in variables(step.operation.inputs):
                     yield from _behind(operand, plan)

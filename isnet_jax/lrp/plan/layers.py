@@ -148,8 +148,13 @@ def find_tail(operation: Operation, side: int, plan: Plan) -> tuple[Step, ...]:
     axes = channel_axes(operation, side, flow)
     while True:
         following = plan.live_consumer(current)
-        if following is None:
-            break
+        if following is None or following.name == JOIN:
+            step = _join(current, set(itertools.chain(*axes)), plan)
+            if step is None:
+                break
+            tail.append(step)
+            current = step.leaves
+            continue
         step = Step(following, current, _leaving(following, current))
         if following.name in SHAPING:
             moved = moved_axes(following, axes, flow)
@@ -163,6 +168,50 @@ def find_tail(operation: Operation, side: int, plan: Plan) -> tuple[Step, ...]:
     while tail and (tail[-1].operation.name in SHAPING or flow.is_identity(tail[-1].operation)):
         tail.pop()
     return tuple(tail)
+
+
+def _join(current: Variable, axes: set[int], plan: Plan) -> Step | None:
+    """The join of a cond whose branches are channelwise in the value, as all its readers are."""
+    flow, consumed = plan.flow, set()
+    for join in plan.reachable_joins(current):
+        branches = []
+        for operand in join.inputs[1:]:
+            steps = _steps_to(operand, current, axes, plan)
+            if steps is None:
+                break
+            branches.append(steps)
+            consumed.update(step.operation for step in steps)
+        else:
+            readers = set(plan.live_readers(current)) - consumed - {join}
+            alone = all(
+                plan.live_consumer(step.leaves) is not None for steps in branches for step in steps
+            )
+            if (
+                not readers
+                and alone
+                and flow.graph.shape(join.outputs[0]) == flow.graph.shape(current)
+            ):
+                return Step(join, current, join.outputs[0], tuple(branches))
+    return None
+
+
+def _steps_to(
+    operand: Operand, start: Variable, axes: set[int], plan: Plan
+) -> tuple[Step, ...] | None:
+    """The channelwise steps from a value to an operand of a join, None if there is another way."""
+    steps: list[Step] = []
+    while operand != start:
+        if isinstance(operand, Constant):
+            return None
+        producer = plan.flow.producer.get(operand)
+        if producer is None or producer.name == JOIN:
+            return None
+        carrying = plan.flow.carrying_inputs(producer)
+        if len(carrying) != 1 or not _is_channelwise(producer, carrying[0], axes, plan.flow):
+            return None
+        steps.append(Step(producer, carrying[0], operand))
+        (operand,) = carrying
+    return tuple(reversed(steps))
 
 
 def _leaving(operation: Operation, entering: Variable) -> Variable:

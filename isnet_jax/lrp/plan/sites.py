@@ -13,15 +13,29 @@ from isnet_jax.lrp.composites import Composite, Treatment
 from isnet_jax.lrp.rules import Rule, Stabiliser
 from isnet_jax.lrp.trace import marks, registry
 from isnet_jax.lrp.trace.dependence import Bodies, Edge, Flow
-from isnet_jax.lrp.trace.jaxpr import Graph, Operation, Variable, body_of
+from isnet_jax.lrp.trace.jaxpr import JOIN, Graph, Operation, Variable, body_of
+from isnet_jax.lrp.trace.primitives import facts
 
 
 class Step(NamedTuple):
-    """One operation of a layer's tail: what enters it and what leaves it."""
+    """One operation of a layer's tail.
+
+    Attributes:
+      enters, leaves: the value before it and the one after it.
+      branches: at a join of a cond, the steps of each branch that lead there.
+    """
 
     operation: Operation
     enters: Variable
     leaves: Variable
+    branches: tuple[tuple[Step, ...], ...] = ()
+
+    def all(self) -> Iterator[Step]:
+        """The step and those of its branches."""
+        for branch in self.branches:
+            for step in branch:
+                yield from step.all()
+        yield self
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -287,10 +301,26 @@ class Plan:
 
     def live_consumer(self, variable: Variable) -> Operation | None:
         """The only operation by which relevance reaches the value, if there is one."""
+        readers = self.live_readers(variable)
+        return readers[0] if len(readers) == 1 and variable not in self.wanted else None
+
+    def live_readers(self, variable: Variable) -> list[Operation]:
+        return [op for op in self.flow.consumers[variable] if self._reads(op, variable)]
+
+    def reachable_joins(self, variable: Variable) -> list[Operation]:
+        """The joins of conds that a value reaches elementwise, if it is no output."""
         if variable in self.wanted:
-            return None
-        readers = [op for op in self.flow.consumers[variable] if self._reads(op, variable)]
-        return readers[0] if len(readers) == 1 else None
+            return []
+        found, stack = [], self.live_readers(variable)
+        while stack:
+            operation = stack.pop()
+            if operation.name == JOIN:
+                found.append(operation)
+            elif facts(operation.name).elementwise and len(operation.outputs) == 1:
+                stack.extend(self.live_readers(operation.outputs[0]))
+            if len(stack) > 8:
+                return []
+        return list(dict.fromkeys(found))
 
     def _reads(self, operation: Operation, variable: Variable) -> bool:
         return any(v in self.live for v in operation.outputs) and (

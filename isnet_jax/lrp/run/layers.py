@@ -95,7 +95,13 @@ class Folding:
         return Folded(layer, apply, restore)
 
     def read(self, operand: Operand) -> Any:
-        return operand.value if isinstance(operand, Constant) else self.values[operand]
+        if isinstance(operand, Constant):
+            return operand.value
+        if operand not in self.values:  # a branch of a cond keeps it to itself
+            producer = self.flow.producer[operand]
+            outputs = producer.bind(*map(self.read, producer.inputs))
+            return outputs[producer.outputs.index(operand)]
+        return self.values[operand]
 
     # The tail
 
@@ -108,23 +114,37 @@ class Folding:
         shape = value.shape
         start = axes = channel_axes(site.operation, site.side, self.flow)
         for step in site.tail:
-            name, params = step.operation.name, step.operation.params
-            if name in _AFFINE:
-                operands = [
-                    value
-                    if operand == step.enters
-                    else self._per_channel(step, position, value.ndim, constant)
-                    for position, operand in enumerate(step.operation.inputs)
-                ]
-                value = _AFFINE[name](*operands)
-            elif name == "convert_element_type":
-                value = value.astype(params["new_dtype"])
-            elif name in SHAPING:
+            if step.operation.name in SHAPING:
                 moved = moved_axes(step.operation, axes, self.flow)
                 assert moved is not None
                 value = _placed(value, axes, moved, self.graph.shape(step.leaves))
                 axes = moved
+            else:
+                value = self._through_step(step, value, constant)
         return value if axes == start else _placed(value, axes, start, shape)
+
+    def _through_step(self, step: Step, value: Any, constant: bool) -> Any:
+        name, params = step.operation.name, step.operation.params
+        if step.branches:
+            results = []
+            for branch in step.branches:
+                result = value
+                for inner in branch:
+                    result = self._through_step(inner, result, constant)
+                results.append(jnp.broadcast_to(result, value.shape))
+            index = jnp.clip(self.read(step.operation.inputs[0]), 0, len(results) - 1)
+            return jnp.take(jnp.stack(results), index.astype(int), axis=0)
+        if name == "convert_element_type":
+            return value.astype(params["new_dtype"])
+        if name not in _AFFINE:
+            return value
+        operands = [
+            value
+            if operand == step.enters
+            else self._per_channel(step, position, value.ndim, constant)
+            for position, operand in enumerate(step.operation.inputs)
+        ]
+        return _AFFINE[name](*operands)
 
     def _per_channel(self, step: Step, position: int, rank: int, constant: bool) -> Any:
         operand = self.flow.origin(step.operation.inputs[position])

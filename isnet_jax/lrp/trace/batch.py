@@ -31,7 +31,14 @@ class Samples:
         the value does not depend on them); absent: not known.
     """
 
-    def __init__(self, graph: Graph, bodies: Bodies, inputs: Mapping[int, Place | None]):
+    def __init__(
+        self,
+        graph: Graph,
+        bodies: Bodies,
+        inputs: Mapping[int, Place | None],
+        samples: Sequence[int] = (),
+    ):
+        """`samples`: inputs that are one sample each; they are put together by the program."""
         self.graph = graph
         self.bodies = bodies
         self.known: dict[int, Place | None] = dict(inputs)
@@ -40,6 +47,26 @@ class Samples:
             self.known[variable] = None
         for operation in graph.operations:
             self._follow(operation)
+            if len(samples) > 1 and operation.name in ("stack", "concatenate"):
+                self._put_together(operation, samples)
+
+    def _put_together(self, operation: Operation, samples: Sequence[int]) -> None:
+        """`stack` of all the samples: from here on they are along its axis."""
+        makers = {v: op for op in self.graph.operations for v in op.outputs}
+        found = []
+        for operand in operation.inputs:
+            while not isinstance(operand, Constant) and operand in makers:
+                maker = makers[operand]
+                if not facts(maker.name).shaping and not facts(maker.name).identity:
+                    break
+                operand = maker.inputs[0]
+            found.append(operand)
+        if found == list(samples):
+            stacked = operation.name == "stack"
+            axis = operation.params["axis" if stacked else "dimension"]
+            size = self.graph.shape(operation.outputs[0])[axis]
+            if size == len(samples):
+                self.known[operation.outputs[0]] = Place(axis)
 
     def of(self, operand: Operand) -> Place | None:
         return None if isinstance(operand, Constant) else self.known.get(operand)

@@ -349,18 +349,22 @@ def _binder(equation: Any, inner: Any | None) -> Callable[..., tuple[Any, ...]]:
 
 def _key(equation: Any, inputs: tuple[Operand, ...]) -> Any:
     """The same for equations that compute the same; None: nothing is known to be."""
-    operands = tuple(
-        operand
-        if not isinstance(operand, Constant)
-        else (str(np.asarray(operand.value).dtype), np.asarray(operand.value).tobytes())
-        for operand in inputs
-    )
+    operands = tuple(map(_identity, inputs))
     key = (equation.primitive.name, operands, tuple(sorted(equation.params.items())))
     try:
         hash(key)
     except TypeError:
         return None
     return key
+
+
+def _identity(operand: Operand) -> Any:
+    if not isinstance(operand, Constant):
+        return operand
+    if isinstance(operand.value, jax.core.Tracer):
+        return ("traced", id(operand.value))
+    value = np.asarray(operand.value)
+    return (str(value.dtype), value.shape, value.tobytes())
 
 
 def _joined(index: Any, *values: Any) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import cached_property
 from typing import NamedTuple
 
 from isnet_jax.lrp.trace import primitives
@@ -36,7 +37,7 @@ class Norms(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """What a value becomes when its root is multiplied by c: c^degree times it, or, of a
+    """What a value becomes when its roots are multiplied by c: c^degree times it, or, of a
     logarithm, degree * log(c) more."""
 
     degree: Fraction
@@ -56,7 +57,7 @@ def find_norms(flow: Flow, samples: Samples | None) -> Norms:
     scales = list(finder.scales())
     edges = dict(scales)
     centring: set[Operation] = set()
-    for operation, position in finder.subtracted_means():
+    for operation, position in finder.subtracted_means:
         centring.add(operation)
         centring.update(finder.reductions(operation.inputs[position]))
     for (operation, position), kind in scales:
@@ -87,15 +88,13 @@ class _Finder:
 
     def _normalises(self, name: str, factor, other, reductions: list[Operation]) -> bool:
         common = self._reduced_from(reductions) & self.flow.elementwise_ancestors([other])
-        for root in sorted(common, reverse=True):
-            if self._is_exponential(root):
-                continue
-            scaling = self._scaling(factor, root, {})
-            if scaling is None or scaling.logarithm:
-                continue
-            if scaling.degree <= 0 if name == "mul" else scaling.degree >= 0:
-                return True
-        return False
+        roots = {v for v in common if not self._is_exponential(v)}
+        if not roots:
+            return False
+        scaling = self._scaling(factor, roots, {})
+        if scaling is None or scaling.logarithm:
+            return False
+        return scaling.degree <= 0 if name == "mul" else scaling.degree >= 0
 
     def _is_exponential(self, variable: Variable) -> bool:
         """Whether the value is an exponential, masked or not: its norm would be a softmax."""
@@ -187,36 +186,43 @@ class _Finder:
 
     # Homogeneity
 
-    def _scaling(self, operand: Operand, root: Variable, known: dict) -> Scaling | None:
-        """How the value scales with the root; None: not by any power."""
+    def _scaling(self, operand: Operand, roots: set[Variable], known: dict) -> Scaling | None:
+        """How the value scales with the roots, all multiplied alike; None: not by any power."""
         if isinstance(operand, Constant) or operand not in self.flow.depending:
             return _NONE
-        if operand == root:
+        if operand in roots:
             return Scaling(Fraction(1))
         if operand not in known:
             known[operand] = None
             producer = self.flow.producer.get(operand)
             if producer is not None:
-                known[operand] = self._scaling_of(producer, operand, root, known)
+                known[operand] = self._scaling_of(producer, operand, roots, known)
         return known[operand]
 
-    def _scaling_of(self, operation, output, root, known) -> Scaling | None:
+    def _scaling_of(self, operation, output, roots, known) -> Scaling | None:
         name, inputs = operation.name, operation.inputs
         primitive = facts(name)
         if primitive.identity:
-            return self._scaling(inputs[operation.outputs.index(output)], root, known)
+            return self._scaling(inputs[operation.outputs.index(output)], roots, known)
         if name in ("select_n", JOIN):
             inputs = inputs[1:]
         if name in ("gather", "slice", "dynamic_slice", "stop_gradient", "abs"):
             inputs = inputs[:1]
-        parts = [self._scaling(operand, root, known) for operand in inputs]
-        if any(part is None for part in parts):
-            return None
+        parts = []
+        for operand in inputs:
+            part = self._scaling(operand, roots, known)
+            if part is None:
+                return None
+            parts.append(part)
         return _combined(operation, parts, [self.flow.number(o) for o in inputs])
 
     # Centres
 
-    def subtracted_means(self) -> Iterator[Edge]:
+    @cached_property
+    def subtracted_means(self) -> list[Edge]:
+        return list(self._subtracted_means())
+
+    def _subtracted_means(self) -> Iterator[Edge]:
         """Means that are subtracted from what they were reduced from."""
         for operation in self.flow.graph.operations:
             if operation.name not in ("add", "sub", "add_any"):
@@ -253,15 +259,16 @@ class _Finder:
     def centres(self, operation: Operation, position: int) -> Iterator[Edge]:
         """The means over the samples that belong to a batch norm's scale."""
         scaled = self.flow.elementwise_ancestors([operation.inputs[1 - position]])
-        for edge in self._batch_means():
+        for edge in self._batch_means:
             if edge[0].outputs[0] in scaled:
                 yield edge
         yield from self._added_behind(operation.outputs[0])
 
+    @cached_property
     def _batch_means(self) -> list[Edge]:
         return [
             (operation, position)
-            for operation, position in self.subtracted_means()
+            for operation, position in self.subtracted_means
             if self.kind(self.reductions(operation.inputs[position])) == "batch"
         ]
 

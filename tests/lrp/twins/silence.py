@@ -15,7 +15,7 @@ SOURCES = {
     "stopped": lambda p, x: lax.stop_gradient(x) @ p["w"],
     "rounded": lambda p, x: jnp.round(3 * x) @ p["w"],
     "compared": lambda p, x: (x > 0.1).astype(x.dtype) @ p["w"],
-    "looked_up": lambda p, x: p["w"][jnp.argmax(x, -1)],
+    "looked_up": lambda p, x: jnp.asarray(p["w"])[jnp.argmax(x, -1)],
 }
 
 
