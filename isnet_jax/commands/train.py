@@ -25,8 +25,10 @@ from isnet_jax.commands.options import TrainingJob
 from isnet_jax.commands.progress import TrainingDisplay, Unobserved
 from isnet_jax.data import Split
 from isnet_jax.evaluation import highest_logit_relevance, predict
+from isnet_jax.evaluation.interventions import heatmap_warning
 from isnet_jax.evaluation.judge import Judged, Splits, annotated, judge, short_name, test_sets
 from isnet_jax.files import write_atomically
+from isnet_jax.objective import Exchange
 from isnet_jax.report.page import Samples, write_report
 from isnet_jax.training import (
     ModelDescription,
@@ -46,6 +48,8 @@ def settings_of(job: TrainingJob) -> dict[str, Any]:
     other = ("out", "data_dir", "processes", "checkpoints", "profile_steps")
     settings = plain(job)
     del settings["launch"]["parallel"]
+    if job.isnet.exchange == Exchange():  # Earlier versions had no such option.
+        del settings["isnet"]["exchange"]
     return {name: value for name, value in settings.items() if name not in other}
 
 
@@ -129,7 +133,11 @@ def _train_and_judge(
     if is_first():
         shown = samples(networks, splits)
         options = plain(job)
-        write_report(job.out / "report.html", metrics, history, shown, options, **words)
+        said = {name: heatmap_warning(metrics[name]) for name in job.networks}
+        warnings = {name: text for name, text in said.items() if text is not None}
+        write_report(
+            job.out / "report.html", metrics, history, shown, options, warnings=warnings, **words
+        )
         write_atomically(job.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     show(metrics, console)
     return metrics
@@ -179,17 +187,35 @@ def samples(networks: Mapping[str, nnx.Module], splits: Splits, per_class: int =
 
 
 def show(metrics: Mapping[str, Any], console: Console) -> None:
-    """Print the table of the networks."""
+    """Print what the networks are worth, and a warning where heatmaps deceive."""
     networks = [name for name in ("plain", "isnet") if name in metrics]
-    table = Table(title="accuracy on the test sets, and relevance on the background")
+    judged = {name: metrics[name] for name in networks}
+    title = "accuracy on the test sets, and relevance on the background"
+    console.print(_table(title, {name: _numbers(judged[name]) for name in networks}))
+    changes = {name: judged[name].get("interventions") for name in networks}
+    if all(changes.values()):
+        title = "accuracy and agreement with other backgrounds; accuracy without the object"
+        console.print(_table(title, changes))
+    for name in networks:
+        said = heatmap_warning(judged[name])
+        if said is not None:
+            console.print(f"[bold yellow]warning:[/] {name}: {said}", highlight=False)
+
+
+def _table(title: str, rows: Mapping[str, Mapping[str, float | None]]) -> Table:
+    table = Table(title=title)
     table.add_column("")
-    columns = list(metrics[networks[0]])
+    columns = list(next(iter(rows.values())))
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")
-    for name in networks:
-        shares = [metrics[name][column] for column in columns]
+    for name, row in rows.items():
+        shares = [row.get(column) for column in columns]
         table.add_row(name, *("-" if s is None else f"{100 * s:.1f} %" for s in shares))
-    console.print(table)
+    return table
+
+
+def _numbers(judged: Judged) -> dict[str, float | None]:
+    return {name: value for name, value in judged.items() if name != "interventions"}
 
 
 def _confidence(logits: np.ndarray, label_axes: int) -> np.ndarray:

@@ -14,7 +14,10 @@ from jaxtyping import Array, Float, Int
 from isnet_jax.errors import UserError
 from isnet_jax.objective.classification import Classification, accuracy, classification_loss
 from isnet_jax.objective.config import ISNetConfig
+from isnet_jax.objective.exchange import Exchange, both_views, disagreement, exchanged
 from isnet_jax.objective.seeds import explain, needed, weighted_heatmap_loss
+
+_EXCHANGE = 1  # Folded into the key, so that other choices are the same with and without.
 
 
 def isnet_loss(
@@ -43,13 +46,14 @@ def isnet_loss(
         loss of the whole.
         Values are not checked here, under jit they cannot be: use
         `isnet_jax.data.check_examples` on the data.
-      config: the objective.
-      rng: a JAX key, needed by the stochastic variant and by `heatmap_fraction`.
+      config: the objective. With `exchange` all is of the images whose backgrounds are exchanged,
+        and with its consistency of the images as they are, followed by those.
+      rng: a JAX key, needed by the stochastic variant, `heatmap_fraction` and `exchange`.
       step: the number of updates so far, for `heatmap_schedule`; None: P is heatmap_weight.
       axis_name: a mapped axis over which the batch is split, of pmap or of
         `jax.shard_map(..., check_vma=False)`. The mean over the devices of the loss is then the
         whole batch's, whatever their number, random choices included; with `heatmap_fraction` if
-        its share of each device's batch is a whole number.
+        its share of each device's batch is a whole number. `exchange` stays within a device.
 
     Returns:
       The mean loss, and aux: "logits" (B, classes), "heatmaps" (B, K, H, W, C), with
@@ -61,6 +65,7 @@ def isnet_loss(
       UserError: shapes that do not fit, a key that is missing, places the model does not have.
     """
     _check_batch(batch)
+    batch = _with_exchange(batch, config.exchange, rng, axis_name)
     places = supervised_places(model, config)
     image = batch["image"]
     sampling_key, variant_key = (None, None) if rng is None else jax.random.split(rng)
@@ -70,11 +75,9 @@ def isnet_loss(
     def drawn(values: Array) -> Array:
         return values if count == len(values) else values[order[:count]]
 
-    numbers = jnp.arange(len(image))
-    offset = 0 if axis_name is None else lax.axis_index(axis_name) * len(image)
-    in_whole = batch.get("number", numbers + offset)
+    numbers = _numbers(batch, axis_name)
     explanation = explain(
-        pure_forward(model), drawn(image), config, places, variant_key, drawn(in_whole)
+        pure_forward(model), drawn(image), config, places, variant_key, drawn(numbers)
     )
     nnx.update(model, explanation.auxiliary)
     logits = explanation.logits
@@ -84,18 +87,38 @@ def isnet_loss(
     weights, mask = _annotated(batch, axis_name)
     weights = drawn(weights) * (len(image) / count)
     heatmap, maps = weighted_heatmap_loss(explanation, drawn(mask), weights, config)
-    classification = _classification_loss(logits, batch, config.classification, axis_name)
+    classification = _classified(logits, batch, config, axis_name)
     weight = config.weight_at(step)
     loss = (1 - weight) * classification + weight * heatmap
     return loss, {
         "logits": logits,
         "heatmaps": maps[0],
-        "explained": drawn(numbers),
+        "explained": drawn(jnp.arange(len(image))),
         "classification": classification,
         "heatmap": heatmap,
         "accuracy": accuracy(logits, batch["label"]),
         "nonfinite": jnp.asarray(sum(jnp.sum(~jnp.isfinite(relevance)) for relevance in maps)),
         **{f"relevance/{name}": r for name, r in zip(places, maps[1:], strict=True)},
+    }
+
+
+def exchange_loss(
+    model: nnx.Module,
+    batch: Mapping[str, Any],
+    config: ISNetConfig,
+    *,
+    rng: Array,
+    axis_name: str | None = None,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """`isnet_loss` without heatmaps, at the cost of `plain_loss`: what `exchange` does alone."""
+    _check_batch(batch)
+    batch = _with_exchange(batch, config.exchange, rng, axis_name)
+    logits = model(batch["image"])  # pyright: ignore[reportCallIssue]
+    loss = _classified(logits, batch, config, axis_name)
+    return loss, {
+        "logits": logits,
+        "classification": loss,
+        "accuracy": accuracy(logits, batch["label"]),
     }
 
 
@@ -159,6 +182,33 @@ def _drawn_first(total: int, config: ISNetConfig, rng: Array | None) -> Int[Arra
     chosen = ((jnp.arange(count) + start) * (total / count)).astype(int)
     left_out = jnp.ones(total, bool).at[jnp.minimum(chosen, total - 1)].set(False)
     return jnp.argsort(left_out, stable=True)
+
+
+def _numbers(batch: Mapping[str, Any], axis_name: str | None) -> Int[Array, " batch"]:
+    """Each sample's place in the batch of all devices."""
+    count = len(batch["image"])
+    offset = 0 if axis_name is None else lax.axis_index(axis_name) * count
+    return batch.get("number", jnp.arange(count) + offset)
+
+
+def _with_exchange(
+    batch: Mapping[str, Any], exchange: Exchange, rng: Array | None, axis_name: str | None
+) -> Mapping[str, Any]:
+    if not exchange.probability:
+        return batch
+    views = both_views if exchange.consistency else exchanged
+    numbered = {**batch, "number": _numbers(batch, axis_name)}
+    return views(numbered, exchange, jax.random.fold_in(needed(rng, "exchange"), _EXCHANGE))
+
+
+def _classified(
+    logits: Array, batch: Mapping[str, Any], config: ISNetConfig, axis_name: str | None
+) -> Float[Array, ""]:
+    """The classification loss, and how far the logits of the two views are apart."""
+    loss = _classification_loss(logits, batch, config.classification, axis_name)
+    if not config.exchange.consistency:
+        return loss
+    return loss + config.exchange.consistency * disagreement(logits)
 
 
 def _classification_loss(

@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from isnet_jax.objective.classification import Classification
 from isnet_jax.objective.config import ISNetConfig
-from isnet_jax.objective.loss import isnet_loss, plain_loss
+from isnet_jax.objective.loss import exchange_loss, isnet_loss, plain_loss
 from isnet_jax.training.compilation import compiler_options
 
 _NO_STEP = 2**32 - 1  # Random choices of an evaluation are those of no step.
@@ -55,6 +55,10 @@ def objective(config: ISNetConfig | Classification, axis_name: str | None = None
     """
     if isinstance(config, Classification):
         return lambda model, batch, key, step: plain_loss(model, batch, config, axis_name=axis_name)
+    if not config.explains:
+        return lambda model, batch, key, step: exchange_loss(
+            model, batch, config, rng=key, axis_name=axis_name
+        )
     # Evaluation explains every sample, so that its losses can be compared.
     whole = dataclasses.replace(config, heatmap_fraction=1.0)
     return lambda model, batch, key, step: isnet_loss(
