@@ -151,7 +151,7 @@ def _train_hard(name: str, arguments: list[str], console: Console) -> Path:
     from isnet_jax.commands import hard
     from isnet_jax.commands.config_file import from_yaml
 
-    kind = hard.JOBS[name]
+    kind: Any = hard.JOBS[name]
     file, arguments = _config_file(arguments)
     default = from_yaml(kind, file) if file else kind()
     job = _parse(kind, arguments, f"isnet-jax train {name}", default=default)

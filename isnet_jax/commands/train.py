@@ -25,7 +25,7 @@ from isnet_jax.commands.options import TrainingJob
 from isnet_jax.commands.progress import TrainingDisplay, Unobserved
 from isnet_jax.data import Split
 from isnet_jax.evaluation import highest_logit_relevance, predict
-from isnet_jax.evaluation.interventions import heatmap_warning
+from isnet_jax.evaluation.interventions import BACKGROUNDS, heatmap_warning
 from isnet_jax.evaluation.judge import Judged, Splits, annotated, judge, short_name, test_sets
 from isnet_jax.files import write_atomically
 from isnet_jax.objective import Exchange
@@ -188,34 +188,41 @@ def samples(networks: Mapping[str, nnx.Module], splits: Splits, per_class: int =
 
 def show(metrics: Mapping[str, Any], console: Console) -> None:
     """Print what the networks are worth, and a warning where heatmaps deceive."""
-    networks = [name for name in ("plain", "isnet") if name in metrics]
-    judged = {name: metrics[name] for name in networks}
-    title = "accuracy on the test sets, and relevance on the background"
-    console.print(_table(title, {name: _numbers(judged[name]) for name in networks}))
-    changes = {name: judged[name].get("interventions") for name in networks}
+    judged = {name: metrics[name] for name in ("plain", "isnet") if name in metrics}
+    table = Table(title="accuracy on the test sets, and relevance on the background")
+    table.add_column("")
+    columns = [name for name in next(iter(judged.values())) if name != "interventions"]
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for name, found in judged.items():
+        table.add_row(name, *(_percent(found[column]) for column in columns))
+    console.print(table)
+    changes = {name: found.get("interventions") for name, found in judged.items()}
     if all(changes.values()):
-        title = "accuracy and agreement with other backgrounds; accuracy without the object"
-        console.print(_table(title, changes))
-    for name in networks:
-        said = heatmap_warning(judged[name])
-        if said is not None:
+        console.print(_interventions_table(changes))
+    for name, found in judged.items():
+        if said := heatmap_warning(found):
             console.print(f"[bold yellow]warning:[/] {name}: {said}", highlight=False)
 
 
-def _table(title: str, rows: Mapping[str, Mapping[str, float | None]]) -> Table:
-    table = Table(title=title)
+def _interventions_table(changes: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(title="accuracy, and predictions that stay, with changed images")
     table.add_column("")
-    columns = list(next(iter(rows.values())))
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
-    for name, row in rows.items():
-        shares = [row.get(column) for column in columns]
-        table.add_row(name, *("-" if s is None else f"{100 * s:.1f} %" for s in shares))
+    for name in changes:
+        table.add_column(name, justify="right")
+    for background in BACKGROUNDS:
+        cells = (
+            f"{_percent(found[f'background_{background}'])}, "
+            f"{_percent(found[f'agreement_{background}'])} stay"
+            for found in changes.values()
+        )
+        table.add_row(f"background {background}", *cells)
+    table.add_row("object removed", *(_percent(f["object_removed"]) for f in changes.values()))
     return table
 
 
-def _numbers(judged: Judged) -> dict[str, float | None]:
-    return {name: value for name, value in judged.items() if name != "interventions"}
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _confidence(logits: np.ndarray, label_axes: int) -> np.ndarray:
