@@ -96,7 +96,7 @@ def all_work() -> list[Work]:
         *heatmaps[:2],
         *steps(["densenet121"], core, ["bfloat16"]),
         *steps(["resnet50"], core, ["float32"]),
-        *steps(["resnet18", "vgg16", "vit_b_16"], core),
+        *steps(["resnet18", "vgg16", "vit_b_16", "compact"], core),
         *steps(ROWS, ["quarter"], ["float32"]),
         *steps(["densenet121", "resnet18"], ["original"], ["float32"]),
         *heatmaps[2:5],
