@@ -16,7 +16,7 @@ from isnet_jax.commands.options import TrainingJob
 from isnet_jax.data import Split, load_split
 from isnet_jax.data.hard import Coloured, Decoy, Lungs, MadeSet, Textured, prepare_made
 from isnet_jax.training import load_network
-from isnet_jax.training.serial import from_plain
+from isnet_jax.training.serial import from_dict
 
 _LEAD = (
     "An <b>ISNet</b> is an ordinary classifier that was trained with masks so that it decides by "
@@ -130,8 +130,8 @@ def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, tr
     settings = run_folder.read(folder)
     options = {field.name: field for field in dataclasses.fields(JOBS[settings["kind"]])}
     factory: Any = options["data"].default_factory
-    record = str(folder / run_folder.RECORD)
-    made: MadeSet = from_plain(factory, settings["data"], record)
+    record = str(folder / run_folder.RUN_FILE)
+    made: MadeSet = from_dict(factory, settings["data"], record)
     names = ("plain", "isnet") if settings["plain_epochs"] else ("isnet",)
     networks = {name: load_network(folder / name)[0] for name in names}
     metrics = train.judge_all(networks, load_data(made, data_dir, console), console)

@@ -15,7 +15,8 @@ from flax import nnx
 from jaxtyping import Float, Float32, Int
 from scipy import ndimage
 
-from isnet_jax.evaluation.predict import accuracy, predict
+from isnet_jax.evaluation.predict import predict
+from isnet_jax.objective.classification import accuracy
 from isnet_jax.objective.exchange import filled_background
 
 Images = Float32[np.ndarray, "n h w c"]
@@ -90,10 +91,10 @@ def interventions(
     found: dict[str, float] = {}
     for name, changed in BACKGROUNDS.items():
         after = predict(network, changed(images, masks))
-        found[f"background_{name}"] = accuracy(after, labels)
+        found[f"background_{name}"] = float(accuracy(after, labels))
         found[f"agreement_{name}"] = agreement(before, after, labels.ndim)
     removed = predict(network, object_removed(images, masks))
-    return found | {"object_removed": accuracy(removed, labels)}
+    return found | {"object_removed": float(accuracy(removed, labels))}
 
 
 def agreement(

@@ -11,7 +11,8 @@ from flax import nnx
 from isnet_jax.data.split import Split
 from isnet_jax.evaluation.background import background_share, highest_logit_relevance
 from isnet_jax.evaluation.interventions import interventions
-from isnet_jax.evaluation.predict import accuracy, predict
+from isnet_jax.evaluation.predict import predict
+from isnet_jax.objective.classification import accuracy
 
 Splits = Mapping[str, Split]
 Judged = dict[str, Any]
@@ -34,7 +35,7 @@ def judge(network: nnx.Module, splits: Splits) -> Judged:
             predict(network, splits[name].batch(slice(None))["image"]),
             splits[name].labels,
         )
-        judged[short_name(name)] = accuracy(logits, labels)
+        judged[short_name(name)] = float(accuracy(logits, labels))
         groups += by_class(logits, labels)
     judged["worst_group"] = min(groups)
     first = splits[test_sets(splits)[0]]

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Shaped
 
 from isnet_jax.errors import UserError
+from isnet_jax.objective.batch import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Exchange:
             )
 
 
-def exchanged(batch: Mapping[str, Any], config: Exchange, rng: Array) -> dict[str, Any]:
+def exchanged(batch: Mapping[str, Any] | Batch, config: Exchange, rng: Array) -> Batch:
     """The batch with backgrounds exchanged.
 
     Each image keeps what its mask shows; the rest comes from another image of the batch, drawn
@@ -53,20 +54,21 @@ def exchanged(batch: Mapping[str, Any], config: Exchange, rng: Array) -> dict[st
     mask (see `isnet_jax.isnet_loss`) stay as they are, and give no background.
 
     Args:
-      batch: "image" (B, H, W, C), "mask" (B, H, W, 1), "has_mask" (B,) or not, "number" (B,) or
-        not: what random choices go by; and others, which stay.
+      batch: random choices go by its numbers.
       rng: a JAX key.
     """
-    image, mask = batch["image"], batch["mask"].astype(batch["image"].dtype)
-    there = batch.get("has_mask", jnp.ones(len(image), bool)).astype(bool)
+    batch = Batch.of(batch)
+    image, mask = batch.image, batch.mask.astype(batch.image.dtype)
+    there = jnp.ones(len(batch), bool) if batch.has_mask is None else batch.has_mask.astype(bool)
     choice_key, donor_key, shrink_key = jax.random.split(rng, 3)
-    numbers = batch.get("number", jnp.arange(len(image)))
+    numbers = batch.numbers(None)
     draws = jax.vmap(lambda n: jax.random.uniform(jax.random.fold_in(choice_key, n)))(numbers)
     chosen = (draws < config.probability) & there & (there.sum() > 1)
     kept = shrunk(mask, config.max_shrink, shrink_key, numbers) if config.max_shrink else mask
     donor = filled_background(image, mask)[_donors(there, numbers, donor_key)]
     composed = image * kept + donor * (1 - kept)
-    return {**batch, "image": jnp.where(chosen[:, None, None, None], composed, image)}
+    shown = jnp.where(chosen[:, None, None, None], composed, image)
+    return dataclasses.replace(batch, image=shown)
 
 
 def filled_background(
@@ -115,12 +117,12 @@ def _donors(there: Array, numbers: Array, rng: Array) -> Array:
     return jax.vmap(draw)(jnp.arange(count), numbers)
 
 
-def both_views(batch: Mapping[str, Any], config: Exchange, rng: Array) -> dict[str, Any]:
+def both_views(batch: Mapping[str, Any] | Batch, config: Exchange, rng: Array) -> Batch:
     """The batch as it is, and behind it the same samples with backgrounds exchanged."""
-    other = exchanged(batch, config, rng)
-    per_sample = [name for name in batch if name != "whole"]
-    joined = {name: jnp.concatenate([batch[name], other[name]]) for name in per_sample}
-    return {**batch, **joined}
+    one = dataclasses.replace(Batch.of(batch), whole=None)
+    other = exchanged(one, config, rng)
+    joined = jax.tree.map(lambda *views: jnp.concatenate(views), one, other)
+    return dataclasses.replace(joined, whole=Batch.of(batch).whole)
 
 
 def disagreement(logits: Float[Array, "twice_batch classes"]) -> Float[Array, ""]:

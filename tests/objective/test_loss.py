@@ -370,7 +370,7 @@ def test_stochastic_without_a_key_or_a_second_class():
     with pytest.raises(UserError, match="needs two classes or more; the model has 1"):
         explained(jnp.zeros((2, 1)), config, jax.random.key(0))
     with pytest.raises(UserError, match='"selective" variant needs two classes or more'):
-        explained(jnp.zeros((2, 1)), ISNetConfig(variant="selective", batch_stats="gradient"))
+        explained(jnp.zeros((2, 1)), ISNetConfig(variant="selective"))
 
 
 def test_deep_supervision_of_a_model_without_places():
