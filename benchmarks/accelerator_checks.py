@@ -179,7 +179,7 @@ def launchers(setting: Setting) -> Iterator[Found]:
     from flax import nnx
 
     from isnet_jax import ISNetConfig, models
-    from isnet_jax.training import Launch, init_state, make_step, objective
+    from isnet_jax.training import MeshConfig, build_step, init_state, loss_function
 
     row = _small_row(setting)
     images, mask, labels = data(row)
@@ -187,13 +187,13 @@ def launchers(setting: Setting) -> Iterator[Found]:
     losses: dict[str, list[float]] = {}
     found: Found = {}
     for kind in ("single", "pmap", "mesh"):
-        launcher = Launch(kind).launcher(row.batch)  # pyright: ignore[reportArgumentType]
+        launcher = MeshConfig(kind).launcher(row.batch)  # pyright: ignore[reportArgumentType]
         model = models.create("small", num_classes=row.classes, rngs=nnx.Rngs(0))
         optimiser = optax.sgd(1e-2)
         axis = launcher.axis_name
-        step = make_step(
+        step = build_step(
             launcher.prepared(model),
-            objective(ISNetConfig(variant="selective", batch_stats="gradient"), axis),
+            loss_function(ISNetConfig(variant="selective", batch_stats="gradient"), axis),
             optimiser,
             axis_name=axis,
         )
@@ -237,7 +237,7 @@ def _checkpointed(side: str, folder: str) -> None:
     from flax import nnx
 
     from isnet_jax import ISNetConfig, models
-    from isnet_jax.training import Checkpoints, compile_step, init_state, make_step, objective
+    from isnet_jax.training import Checkpoints, build_step, compile_step, init_state, loss_function
 
     row = Row("small", 8, 16, 3)
     images, mask, labels = data(row)
@@ -245,8 +245,10 @@ def _checkpointed(side: str, folder: str) -> None:
     model = models.create("small", num_classes=row.classes, rngs=nnx.Rngs(0))
     optimiser = optax.sgd(1e-2, momentum=0.9)
     run = compile_step(
-        make_step(
-            model, objective(ISNetConfig(variant="selective", batch_stats="gradient")), optimiser
+        build_step(
+            model,
+            loss_function(ISNetConfig(variant="selective", batch_stats="gradient")),
+            optimiser,
         )
     )
     state = init_state(model, optimiser, jax.random.key(0))

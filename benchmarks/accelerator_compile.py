@@ -37,7 +37,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from isnet_jax import ISNetConfig, models
 from isnet_jax.models.convolution import lowered_for
-from isnet_jax.training import init_state, make_step, objective
+from isnet_jax.training import build_step, init_state, loss_function
 
 # Public figures of the device, as XLA's text format wants them.
 H100 = """
@@ -113,7 +113,7 @@ def compiled_step(options: Benchmark, target: Target, batch: int) -> Any:
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1e-2, momentum=0.9))
     # All classes at once: the default follows the backend, which here is the host's.
     config = ISNetConfig(variant=options.variant, heatmap_chunk=0, batch_stats="gradient")  # pyright: ignore
-    step = make_step(model, objective(config, "data"), optimiser, axis_name="data")
+    step = build_step(model, loss_function(config, "data"), optimiser, axis_name="data")
     everywhere, split = PartitionSpec(), PartitionSpec("data")
     run = jax.jit(
         jax.shard_map(

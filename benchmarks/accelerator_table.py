@@ -51,7 +51,7 @@ def markdown(found: dict[str, Any]) -> str:
             f"{ceilings['bfloat16_tflops']:.0f} in bfloat16, one copy "
             f"{ceilings['copy_gb_per_second']:.0f} GB/s read and written.\n"
         )
-    parts += [_steps(rows, ceilings), _heatmaps(rows), _variants(rows)]
+    parts += [_aims(rows), _steps(rows, ceilings), _heatmaps(rows), _variants(rows)]
     for title, prefix in (
         ("Correctness", "checks/"),
         ("Largest batch of DenseNet121", "largest/"),
@@ -137,6 +137,44 @@ def _steps(rows: dict[tuple[str, ...], Row], ceilings: Row) -> str:
     ]  # fmt: skip
     table = _table(columns, lines)
     return f"## Training steps\n\n{table}" if table else ""
+
+
+def _aims(rows: dict[tuple[str, ...], Row]) -> str:
+    """How many rows reach what, and which do not."""
+    found: dict[str, dict[str, bool]] = {}
+
+    def judge(aim: str, key: tuple[str, ...], one: Row | None, other: Row | None, factor: float):
+        """Whether `one` takes at least `factor` times as long as `other`."""
+        if one and other and "seconds" in one and "seconds" in other:
+            reached = one["seconds"] >= factor * other["seconds"]
+            found.setdefault(aim, {})[" ".join(key[1:])] = reached
+
+    for key, row in sorted(rows.items()):
+        kind, network, mode, precision = key
+        ours, best = row["sides"]["jax"], best_torch(row["sides"])
+        theirs = best[1] if best else None
+        plain = rows.get((kind, network, "plain", precision), {}).get("sides", {}).get("jax")
+        if kind == "heatmap":
+            judge("heatmaps 3 times as fast", key, theirs, ours, 3)
+        elif mode == "plain":
+            judge("plain steps as fast as PyTorch's", key, theirs, ours, 1)
+        elif mode in _MODES:
+            judge("ISNet steps 1.5 times as fast as PyTorch's", key, theirs, ours, 1.5)
+            judge("ISNet steps twice as fast", key, theirs, ours, 2)
+            judge("3 times as fast as the authors'", key, row["sides"].get("authors"), ours, 3)
+            most = {"selective": 2.1, "quarter": 1.3}.get(mode)
+            if most:
+                judge(f"{mode} at most {most} plain steps", key, plain, ours, 1 / most)
+        if key == ("step", "densenet121", "selective", "float32") and "first_step" in ours:
+            found["first DenseNet121 step within 60 s"] = {
+                f"{_cold(ours):.0f} s": _cold(ours) <= 60
+            }
+    lines = []
+    for aim, reached in found.items():
+        missed = ", ".join(name for name, there in reached.items() if not there)
+        lines.append([aim, f"{sum(reached.values())} of {len(reached)}", missed or "-"])
+    table = _table(["aim", "reached by", "missed by"], lines)
+    return f"## Aims\n\n{table}" if table else ""
 
 
 _MODES = ("plain", "selective", "stochastic", "quarter", "original")

@@ -29,7 +29,7 @@ from flax import nnx
 from isnet_jax import Classification, ISNetConfig, models
 from isnet_jax.memory import keep_freed_memory
 from isnet_jax.objective.config import Variant
-from isnet_jax.training import compile_step, init_state, make_step, objective
+from isnet_jax.training import build_step, compile_step, init_state, loss_function
 from isnet_jax.training.provenance import machine
 
 
@@ -71,7 +71,7 @@ def cost(
         if name == "plain"
         else ISNetConfig(name, heatmap_chunk=chunk, batch_stats="gradient")
     )  # pyright: ignore[reportArgumentType]
-    step: Any = compile_step(make_step(model, objective(loss), optimiser))
+    step: Any = compile_step(build_step(model, loss_function(loss), optimiser))
     state = init_state(model, optimiser, jax.random.key(0))
     images = (options.batch, size, size)
     middle = slice(size // 4, size // 2)

@@ -34,7 +34,7 @@ from isnet_jax.data import (
     prepare_own,
     train_iterator,
 )
-from isnet_jax.training import OptimiserConfig, compile_step, init_state, make_step, objective
+from isnet_jax.training import OptimiserConfig, build_step, compile_step, init_state, loss_function
 from isnet_jax.training.provenance import machine
 
 AUGMENTATION = Augmentation(
@@ -122,8 +122,8 @@ def _step_rate(options: Benchmark, batch: Any) -> float:
     model = models.create(options.network, num_classes=3, rngs=nnx.Rngs(0))
     optimiser = OptimiserConfig().make(1000)
     state = init_state(model, optimiser, jax.random.key(0))
-    loss = objective(ISNetConfig())
-    run_step = compile_step(make_step(model, loss, optimiser))
+    loss = loss_function(ISNetConfig())
+    run_step = compile_step(build_step(model, loss, optimiser))
 
     def step() -> Any:
         nonlocal state

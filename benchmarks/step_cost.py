@@ -24,7 +24,7 @@ from flax import nnx
 
 from isnet_jax import ISNetConfig, models
 from isnet_jax.memory import keep_freed_memory
-from isnet_jax.training import compile_step, init_state, make_step, objective
+from isnet_jax.training import build_step, compile_step, init_state, loss_function
 from isnet_jax.training.provenance import machine
 
 
@@ -64,7 +64,7 @@ def main(options: Benchmark) -> None:
     model = models.create(options.network, num_classes=options.classes, rngs=nnx.Rngs(0), **network)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1e-3, momentum=0.9))
     config = None if options.plain else ISNetConfig(variant="selective", batch_stats="gradient")
-    step = compile_step(make_step(model, objective(config), optimiser))
+    step = compile_step(build_step(model, loss_function(config), optimiser))
     state = init_state(model, optimiser, jax.random.key(0))
     shape = (options.batch, options.size, options.size)
     quarter = slice(options.size // 4, options.size // 2)

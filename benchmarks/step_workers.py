@@ -106,7 +106,7 @@ def jax_training(
     from flax import nnx
 
     from isnet_jax import Classification, ISNetConfig
-    from isnet_jax.training import TrainState, make_step, objective
+    from isnet_jax.training import TrainState, build_step, loss_function
 
     model = jax_model(row, options)
     _, parameters, rest = nnx.split(model, nnx.Param, ...)
@@ -121,7 +121,7 @@ def jax_training(
         config = ISNetConfig(variant="selective", batch_stats="gradient", heatmap_fraction=0.25)
     else:
         config = ISNetConfig(variant=mode, batch_stats="gradient")  # pyright: ignore[reportArgumentType]
-    step = make_step(model, objective(config), optimiser)
+    step = build_step(model, loss_function(config), optimiser)
     started = jax.jit(optimiser.init)(parameters)
     state = TrainState(jnp.zeros((), jnp.int32), jax.random.key(0), parameters, rest, started)
     images, mask, labels = data(row)

@@ -31,13 +31,13 @@ from isnet_jax.evaluation.judge import Judged, judge
 from isnet_jax.files import write_atomically
 from isnet_jax.training import (
     ModelDescription,
-    Training,
+    TrainConfig,
+    build_step,
     calibrate,
     compile_step,
     fit,
     init_state,
-    make_step,
-    objective,
+    loss_function,
 )
 from isnet_jax.training.provenance import machine
 
@@ -125,9 +125,9 @@ def main(experiment: Experiment) -> None:
     console.print(markdown(table), highlight=False)
 
 
-def training_of(config: ISNetConfig | Classification, epochs: int, seed: int) -> Training:
+def training_of(config: ISNetConfig | Classification, epochs: int, seed: int) -> TrainConfig:
     job = digits.CONFIGS["demo"]
-    return Training(config, job.optimiser, epochs, job.batch_size, job.augmentation, seed)
+    return TrainConfig(config, job.optimiser, epochs, job.batch_size, job.augmentation, seed)
 
 
 def description_of(split: Split) -> ModelDescription:
@@ -183,7 +183,7 @@ def measured_costs(
     def compiled(config):
         model = description_of(train).create()
         state = init_state(model, optimiser, jax.random.key(0))
-        run: Any = compile_step(make_step(model, objective(config), optimiser))
+        run: Any = compile_step(build_step(model, loss_function(config), optimiser))
         flops = run.lower(state, batch).cost_analysis()["flops"]
         return run, jax.block_until_ready(run(state, batch)[0]), flops
 

@@ -14,8 +14,8 @@ def keep_freed_memory() -> None:
 
     XLA's CPU backend allocates the temporary values of every step anew. glibc gives such large
     blocks back to the system at once, and the system hands them out page by page again: a sixth
-    to a quarter of a training step's time (docs/decisions.md). The process then stays as large as
-    it was at its largest.
+    to a quarter of a training step's time (docs/measurements.md). The process then stays as large
+    as it was at its largest.
 
     Large blocks are kept for the main thread only, so JAX is also told to run a CPU's step in the
     thread that calls it. For that it has to be called before JAX's first computation. Without

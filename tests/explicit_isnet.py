@@ -69,13 +69,15 @@ def explain(
     g = inner + g
     g = (_winners(y1) * g[:, :, None, :, None]).reshape(y1.shape)
     if config.box_rule:
-        return logits, _box(p, frozen, x, y1 * g, train)
+        return logits, _box(p, frozen, x, y1 * g, epsilon, train)
     g = _norm_transposed(p, "bn1", z1, g * y1 / (y1 + epsilon), train, coupled)
     return logits, x * _conv_transposed(g, x.shape, p["conv1.weight"])
 
 
-def _box(p: Parameters, frozen: Parameters, x: Any, relevance: Any, train: bool) -> Any:
-    """z^B for pixels in [0, 1], its epsilon 1e-2; batch norm fused with the biased variance."""
+def _box(
+    p: Parameters, frozen: Parameters, x: Any, relevance: Any, epsilon: float, train: bool
+) -> Any:
+    """z^B for pixels in [0, 1]; batch norm fused with the biased variance."""
     z1 = _conv(x, frozen["conv1.weight"]) + frozen["conv1.bias"]
     mean, variance = _statistics(frozen, "bn1", z1, train)
     factor = p["bn1.weight"] / jnp.sqrt(variance + 1e-5)
@@ -84,7 +86,7 @@ def _box(p: Parameters, frozen: Parameters, x: Any, relevance: Any, train: bool)
     negative = jnp.minimum(weight, 0)
     z = _conv(x, weight) + bias
     z = z - (_conv(jnp.ones_like(x), negative) + jnp.minimum(bias, 0))
-    s = relevance / (z + 1e-2 * jnp.where(z >= 0, 1, -1))
+    s = relevance / (z + epsilon * jnp.where(z >= 0, 1, -1))
     return x * _conv_transposed(s, x.shape, weight) - _conv_transposed(s, x.shape, negative)
 
 

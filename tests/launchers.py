@@ -10,7 +10,7 @@ from flax import nnx
 from tiny_training import PLAIN, split
 
 from isnet_jax import Classification, ISNetConfig, models
-from isnet_jax.training import Launch, init_state, make_step, objective
+from isnet_jax.training import MeshConfig, build_step, init_state, loss_function
 from isnet_jax.training.validation import Validation
 
 DEVICES, STEPS = 8, 20
@@ -23,16 +23,16 @@ VALIDATED = ISNetConfig(
 PARTLY_ANNOTATED = dataclasses.replace(split(29), has_mask=np.arange(29) % 4 > 1)
 
 
-def train(launch: Launch, config: ISNetConfig = ISNET):
+def train(launch: MeshConfig, config: ISNetConfig = ISNET):
     """Parameters, statistics, last metrics and validation after all steps; the compiled text."""
     launcher = launch.launcher(2 * DEVICES)
     model = models.create("small", num_classes=3, rngs=nnx.Rngs(0))
     optimiser = PLAIN.optimiser.make(STEPS)
     state = launcher.place(init_state(model, optimiser, jax.random.key(0)))
     traces, texts = [], []
-    step = make_step(
+    step = build_step(
         launcher.prepared(model),
-        objective(config, launcher.axis_name),
+        loss_function(config, launcher.axis_name),
         optimiser,
         axis_name=launcher.axis_name,
         accumulate=launch.accumulate,
@@ -78,18 +78,18 @@ def compare(found, expected) -> None:
 
 def synchronised() -> None:
     """pmap and mesh do what one device does; the gradients are summed in one group."""
-    (expected, _) = train(Launch("single"))
+    (expected, _) = train(MeshConfig("single"))
     values = sum(leaf.size for leaf in jax.tree.leaves(expected[0]))
     for parallel in ("pmap", "mesh"):
-        found, text = train(Launch(parallel, synchronise_batch_norm=True))
+        found, text = train(MeshConfig(parallel, synchronise_batch_norm=True))
         compare(found, expected)
         assert len([size for size in all_reduces(text) if size >= values]) == 1, parallel
 
 
 def constant() -> None:
     """As well where the explanation takes the synchronised statistics as constants."""
-    (expected, _) = train(Launch("single"), CONSTANT)
-    found, _ = train(Launch("mesh", synchronise_batch_norm=True), CONSTANT)
+    (expected, _) = train(MeshConfig("single"), CONSTANT)
+    found, _ = train(MeshConfig("mesh", synchronise_batch_norm=True), CONSTANT)
     compare(found, expected)
 
 
@@ -97,15 +97,15 @@ def unsynchronised() -> None:
     """Without batch norm over all devices that group is the only one."""
     texts = {}
     for parallel in ("pmap", "mesh"):
-        texts[parallel], text = train(Launch(parallel))
+        texts[parallel], text = train(MeshConfig(parallel))
         assert len(re.findall(r" all-reduce(?:-start)?\(", text)) == 1, parallel
     compare(texts["pmap"], texts["mesh"])
 
 
 def accumulated() -> None:
     """Two devices' parts, one after the other, are as many devices' shares."""
-    (expected, _) = train(Launch("mesh"))
-    found, text = train(Launch("single", accumulate=DEVICES))
+    (expected, _) = train(MeshConfig("mesh"))
+    found, text = train(MeshConfig("single", accumulate=DEVICES))
     compare(found, expected)
     assert not all_reduces(text)
 

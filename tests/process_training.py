@@ -18,10 +18,10 @@ import numpy as np
 from tiny_training import ISNET, SMALL, Printing, arrays, split, timeless
 
 from isnet_jax.commands.main import exit_codes
-from isnet_jax.training import Launch, Processes, fit, is_first
+from isnet_jax.training import DistributedConfig, MeshConfig, fit, is_first
 
 TRAINING = dataclasses.replace(
-    ISNET, launch=Launch("mesh", accumulate=2, synchronise_batch_norm=True)
+    ISNET, launch=MeshConfig("mesh", accumulate=2, synchronise_batch_norm=True)
 )
 
 
@@ -35,7 +35,7 @@ class Pausing(Printing):
         time.sleep(self.pause)
 
 
-def main(folder: Path, result: Path, processes: Processes, pause: float) -> None:
+def main(folder: Path, result: Path, processes: DistributedConfig, pause: float) -> None:
     processes.connect()
     observer = Pausing(folder, pause)
     with exit_codes():
@@ -46,4 +46,6 @@ def main(folder: Path, result: Path, processes: Processes, pause: float) -> None
 
 if __name__ == "__main__":
     folder, result, coordinator, *numbers, pause = sys.argv[1:]
-    main(Path(folder), Path(result), Processes(coordinator, *map(int, numbers)), float(pause))
+    main(
+        Path(folder), Path(result), DistributedConfig(coordinator, *map(int, numbers)), float(pause)
+    )

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from tiny_training import PLAIN, split
 
 from isnet_jax import Classification, ISNetConfig
-from isnet_jax.training import init_state, make_step, objective
+from isnet_jax.training import build_step, init_state, loss_function
 
 DEVICES = 8
 OBJECTIVES = {
@@ -43,8 +43,8 @@ def main(config: ISNetConfig | Classification) -> None:
     batch = jax.tree.map(jnp.asarray, split(4 * DEVICES).batch(slice(None)))
     batch["image"] = batch["image"].astype(float)
     batch["has_mask"] = jnp.arange(4 * DEVICES) % 5 > 0
-    single = jax.jit(make_step(model, objective(config), optimiser))
-    step = make_step(model, objective(config, "data"), optimiser, axis_name="data")
+    single = jax.jit(build_step(model, loss_function(config), optimiser))
+    step = build_step(model, loss_function(config, "data"), optimiser, axis_name="data")
     mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     launchers = {
         "shard_map": jax.jit(

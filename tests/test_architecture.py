@@ -26,7 +26,7 @@ PARTS = {
     "models": FOUNDATION,
     "objective": FOUNDATION | {"lrp"},
     "data": FOUNDATION,
-    "evaluation": FOUNDATION | {"lrp", "data"},
+    "evaluation": FOUNDATION | {"lrp", "models", "objective", "data"},
     "report": FOUNDATION,
     "training": FOUNDATION | {"lrp", "models", "objective", "data"},
 }

@@ -21,13 +21,13 @@ from flax import nnx
 from isnet_jax import Classification, ISNetConfig
 from isnet_jax.commands.main import exit_codes
 from isnet_jax.data import Augmentation, Split
-from isnet_jax.training import CheckpointConfig, ModelDescription, OptimiserConfig, Training, fit
+from isnet_jax.training import CheckpointConfig, ModelDescription, OptimiserConfig, TrainConfig, fit
 from isnet_jax.training.speed import TIMES
 
 CLASSES = ("a", "b", "c")
 SHAPE = (12, 12, 3)
 SMALL = ModelDescription("small", len(CLASSES), CLASSES, SHAPE)
-ISNET = Training(
+ISNET = TrainConfig(
     objective=ISNetConfig(),
     optimiser=OptimiserConfig(),
     epochs=3,
@@ -35,7 +35,7 @@ ISNET = Training(
     augmentation=Augmentation(max_shift=1),
     seed=3,
 )
-PLAIN = Training(
+PLAIN = TrainConfig(
     objective=Classification(),
     optimiser=OptimiserConfig(),
     epochs=2,

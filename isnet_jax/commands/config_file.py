@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 import yaml
 
 from isnet_jax.errors import UserError
-from isnet_jax.training.serial import from_plain, plain
+from isnet_jax.training.serial import from_dict, to_dict
 
 T = TypeVar("T")
 
 
 def to_yaml(options: Any) -> str:
     """Options as a YAML text that `from_yaml` reads."""
-    values = options if isinstance(options, dict) else plain(options)
+    values = options if isinstance(options, dict) else to_dict(options)
     return yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
 
 
@@ -36,4 +36,4 @@ def from_yaml(kind: type[T], path: Path, *, default: T | None = None) -> T:
         raise UserError(f"{path} cannot be read ({error}). Expected a YAML file.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no YAML: {str(error) or type(error).__name__}") from error
-    return from_plain(kind, {} if values is None else values, str(path), default=default)
+    return from_dict(kind, {} if values is None else values, str(path), default=default)

@@ -15,7 +15,7 @@ from tensorflow_datasets.core import DatasetBuilder
 from isnet_jax.commands import run_folder, train
 from isnet_jax.commands.options import TrainingJob
 from isnet_jax.data import Split, load_split, open_prepared
-from isnet_jax.data.custom.builder import RECORD
+from isnet_jax.data.custom.builder import MANIFEST
 from isnet_jax.errors import UserError
 from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.training import load_network
@@ -112,4 +112,4 @@ def _splits(builder: DatasetBuilder, console: Console) -> dict[str, Split]:
 
 def _digest(folder: Path) -> str:
     """Of the record of what the data were prepared from."""
-    return hashlib.sha256((folder.expanduser() / RECORD).read_bytes()).hexdigest()
+    return hashlib.sha256((folder.expanduser() / MANIFEST).read_bytes()).hexdigest()

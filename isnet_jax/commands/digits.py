@@ -80,7 +80,7 @@ def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, tr
         )
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{folder / run_folder.RECORD} is of another version of isnet_jax ({error}). Train "
+            f"{folder / run_folder.RUN_FILE} is of another version of isnet_jax ({error}). Train "
             "again, into another folder."
         ) from error
     networks = {name: load_network(folder / name)[0] for name in NETWORKS}

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
-from flax import nnx
-from jaxtyping import Array
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 
-from isnet_jax import lrp
-from isnet_jax.commands.network import ChosenNetwork, NetworkChoice, chosen_network, chosen_rules
+from isnet_jax.commands.network import NetworkChoice, chosen_network, chosen_rules
 from isnet_jax.data.custom.picture import WrongSize, read_image
 from isnet_jax.data.custom.readers.pictures import SUFFIXES, PixelRules
 from isnet_jax.data.custom.readers.samples import Rejected, entries, printable
 from isnet_jax.errors import UserError, suggest
+from isnet_jax.evaluation.background import Explained, explain_classes
 from isnet_jax.files import write_atomically
 from isnet_jax.report.heatmaps import panel, save_png
 
@@ -60,14 +55,6 @@ class Explain(NetworkChoice):
     arrays: Path | None = None
 
 
-class _Found(NamedTuple):
-    """For N images: logits (N, C), the explained classes (N,), relevance (N, H, W, channels)."""
-
-    logits: np.ndarray
-    targets: np.ndarray
-    relevance: np.ndarray
-
-
 def run(options: Explain, console: Console) -> None:
     """Explain the images, write picture and arrays, print a line for each image.
 
@@ -87,7 +74,14 @@ def run(options: Explain, console: Console) -> None:
     target = None if options.target is None else _class_number(options.target, network.class_names)
     pixels = _read_all(files, network.image_shape, options)
     with _progress(console, len(files)) as advance:
-        found = _explained(network, pixels, target, rules, advance)
+        found = explain_classes(
+            network.model,
+            pixels,
+            target=target,
+            rules=rules,
+            batch_size=_BATCH,
+            on_chunk=advance,
+        )
     pictures = _pictures(options.out, files)
     _write_pictures(pictures, pixels, found, network.class_names)
     if options.arrays is not None:
@@ -146,9 +140,6 @@ def _read_all(files: list[Path], shape: tuple[int, ...], options: Explain) -> np
     return np.stack(images)
 
 
-# Relevance
-
-
 def _class_number(target: str, names: tuple[str, ...]) -> int:
     if target in names:
         return names.index(target)
@@ -158,40 +149,6 @@ def _class_number(target: str, names: tuple[str, ...]) -> int:
         shown = suggest(target, names, what="class").split(" Known:")[0]
         raise UserError(f"{shown} Known: {', '.join(names[:5])} and {len(names) - 5} more.")
     raise UserError(suggest(target, names, what="class"))
-
-
-def _explained(
-    network: ChosenNetwork,
-    pixels: np.ndarray,
-    target: int | None,
-    rules: lrp.Composite | lrp.Rule,
-    advance: Callable[[int], None],
-) -> _Found:
-    """In batches of one shape, so that one program serves all."""
-    graph, state = nnx.split(network.model)
-    size = min(_BATCH, len(pixels))
-    parts = []
-    for start in range(0, len(pixels), size):
-        chunk = pixels[start : start + size]
-        padded = np.concatenate([chunk, np.zeros((size - len(chunk), *chunk.shape[1:]), "f4")])
-        part = _relevance(graph, state, jnp.asarray(padded), target, rules)
-        parts.append([np.asarray(array)[: len(chunk)] for array in part])
-        advance(len(chunk))
-    return _Found(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def _relevance(
-    graph: nnx.GraphDef,
-    state: nnx.State,
-    images: Array,
-    target: int | None,
-    rules: lrp.Composite | lrp.Rule,
-) -> tuple[Array, Array, Array]:
-    logits, pullback = lrp.vjp(nnx.merge(graph, state), images, rules=rules)
-    predicted = jnp.argmax(logits, 1)
-    targets = predicted if target is None else jnp.full_like(predicted, target)
-    return logits, targets, pullback(jax.nn.one_hot(targets, logits.shape[1], dtype=logits.dtype))
 
 
 @contextmanager
@@ -213,7 +170,7 @@ def _progress(console: Console, images: int) -> Iterator[Callable[[int], None]]:
 
 
 def _lines(
-    files: list[Path], pictures: list[Path], found: _Found, names: tuple[str, ...]
+    files: list[Path], pictures: list[Path], found: Explained, names: tuple[str, ...]
 ) -> Iterator[str]:
     for file, picture, logits, target in zip(
         files, pictures, found.logits, found.targets, strict=True
@@ -240,18 +197,18 @@ def _pictures(out: Path, files: list[Path]) -> list[Path]:
 
 
 def _write_pictures(
-    pictures: list[Path], pixels: np.ndarray, found: _Found, names: tuple[str, ...]
+    pictures: list[Path], pixels: np.ndarray, found: Explained, names: tuple[str, ...]
 ) -> None:
     for picture in dict.fromkeys(pictures):
         rows = [number for number, other in enumerate(pictures) if other == picture]
-        figure = _picture(pixels[rows], _Found(*(array[rows] for array in found)), names)
+        figure = _picture(pixels[rows], Explained(*(array[rows] for array in found)), names)
         try:
             save_png(figure, picture)
         except OSError as error:
             raise UserError(f"cannot write {picture} ({error}). Choose another --out.") from error
 
 
-def _write_arrays(path: Path, files: list[Path], found: _Found, names: tuple[str, ...]) -> None:
+def _write_arrays(path: Path, files: list[Path], found: Explained, names: tuple[str, ...]) -> None:
     buffer = io.BytesIO()
     if path.suffix == ".npy":
         np.save(buffer, found.relevance)
@@ -264,7 +221,7 @@ def _write_arrays(path: Path, files: list[Path], found: _Found, names: tuple[str
         raise UserError(f"cannot write {path} ({error}). Choose another --arrays.") from error
 
 
-def _picture(pixels: np.ndarray, found: _Found, names: tuple[str, ...]) -> Figure:
+def _picture(pixels: np.ndarray, found: Explained, names: tuple[str, ...]) -> Figure:
     captions = []
     for logits, target in zip(found.logits, found.targets, strict=True):
         predicted, share = _prediction(logits)

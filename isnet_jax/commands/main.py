@@ -28,6 +28,8 @@ commands:
                         them: from a folder, a CSV table, COCO or VOC files
   train biased-digits   train a plain classifier and an ISNet on digits whose
                         background gives the class away; writes report.html
+  train textured        the same on objects in front of photographs, one a class:
+                        also decoy, coloured and lungs
   train own-data        train an ISNet on data that `prepare` has made
   evaluate              judge the networks of a run on its test sets again
   explain               draw the heatmaps of a network for image files
@@ -41,7 +43,9 @@ isnet-jax train biased-digits --help
 
 
 # What is trained, and the argument that follows.
-_JOBS = {"biased-digits": "", "own-data": "PREPARED"}
+_CALIBRATED = {"biased-digits": "", "own-data": "PREPARED"}
+_HARD = ("textured", "decoy", "coloured", "lungs")
+_JOBS = _CALIBRATED | dict.fromkeys(_HARD, "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +125,10 @@ def _train(arguments: list[str], console: Console) -> None:
         return
     name, rest = chosen
     _prepare_jax()
-    out = (_train_own_data if name == "own-data" else _train_biased_digits)(rest, console)
+    if name in _HARD:
+        out = _train_hard(name, rest, console)
+    else:
+        out = (_train_own_data if name == "own-data" else _train_biased_digits)(rest, console)
     for file in ("report.html", "metrics.json"):
         console.print(f"{file}: {(out / file).resolve()}", soft_wrap=True, highlight=False)
     logs = shlex.quote(str(out / "tensorboard"))
@@ -137,6 +144,19 @@ def _train_own_data(arguments: list[str], console: Console) -> Path:
     job = _parse(custom.OwnDataJob, arguments, "isnet-jax train own-data", **given)
     _connect(job.processes, console)
     custom.run(job, console)
+    return job.out
+
+
+def _train_hard(name: str, arguments: list[str], console: Console) -> Path:
+    from isnet_jax.commands import hard
+    from isnet_jax.commands.config_file import from_yaml
+
+    kind: Any = hard.JOBS[name]
+    file, arguments = _config_file(arguments)
+    default = from_yaml(kind, file) if file else kind()
+    job = _parse(kind, arguments, f"isnet-jax train {name}", default=default)
+    _connect(job.processes, console)
+    hard.run(job, console)
     return job.out
 
 
@@ -166,7 +186,7 @@ def _connect(processes: Any, console: Console) -> None:
 
 
 def _calibrate(arguments: list[str], console: Console) -> None:
-    chosen = _choice("calibrate", _JOBS, "job", arguments, console)
+    chosen = _choice("calibrate", _CALIBRATED, "job", arguments, console)
     if chosen is None:
         return
     from isnet_jax.commands import calibrate
@@ -229,10 +249,13 @@ def _given_configs(arguments: list[str]) -> Iterator[tuple[slice, str]]:
 def _evaluate(arguments: list[str], console: Console) -> None:
     options = _parse(Evaluate, arguments, "isnet-jax evaluate")
     _prepare_jax()
-    from isnet_jax.commands import custom, digits, run_folder
+    from isnet_jax.commands import custom, digits, hard, run_folder
 
-    if custom.is_own(run_folder.read(options.run)):
+    settings = run_folder.read(options.run)
+    if custom.is_own(settings):
         custom.evaluate_run(options.run, console)
+    elif hard.is_hard(settings):
+        hard.evaluate_run(options.run, options.data_dir, console)
     else:
         digits.evaluate_run(options.run, options.data_dir, console)
 

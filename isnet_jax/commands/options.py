@@ -17,11 +17,11 @@ from isnet_jax.objective.classification import Classification
 from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.training import (
     CheckpointConfig,
-    Launch,
+    DistributedConfig,
+    MeshConfig,
     ModelDescription,
     OptimiserConfig,
-    Processes,
-    Training,
+    TrainConfig,
 )
 
 
@@ -73,9 +73,9 @@ class NetworkOptions:
         *,
         epochs: int | None = None,
         **options: Any,
-    ) -> Training:
-        """How a network is trained for an objective; other options of `Training` besides."""
-        return Training(
+    ) -> TrainConfig:
+        """How a network is trained for an objective; other options of `TrainConfig` besides."""
+        return TrainConfig(
             objective=objective,
             optimiser=self.optimiser,
             batch_size=self.batch_size,
@@ -108,8 +108,8 @@ class TrainingJob(NetworkOptions):
     patience: int = 0
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     profile_steps: tuple[int, int] | None = None
-    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
-    processes: Processes = field(default_factory=Processes)
+    launch: Annotated[MeshConfig, tyro.conf.arg(name="")] = field(default_factory=MeshConfig)
+    processes: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self):
         super().__post_init__()
@@ -134,7 +134,7 @@ class TrainingJob(NetworkOptions):
         isnet = calibrated(self.isnet, self.model, self.dtype, self.calibration)
         return dataclasses.replace(self, isnet=isnet, calibration=None)
 
-    def training_of(self, network: str) -> Training:
+    def training_of(self, network: str) -> TrainConfig:
         """How "plain" or "isnet" is trained."""
         isnet = network == "isnet"
         return self.training(

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +17,44 @@ from isnet_jax.commands.config_file import to_yaml
 from isnet_jax.errors import UserError
 from isnet_jax.files import write_atomically
 
-RECORD = "run.json"
+RUN_FILE = "run.json"
 CONFIG = "config.yaml"
 _LOCK = ".lock"
 
+Complete = Callable[[dict[str, Any]], dict[str, Any]]
 
-def check(folder: Path, settings: dict[str, Any]) -> None:
+
+def check(folder: Path, settings: dict[str, Any], complete: Complete = dict) -> None:
     """Make sure that the folder is free, or holds the same run; writes nothing.
+
+    Args:
+      complete: gives the settings of an earlier version what they lack.
 
     Raises:
       UserError: it is a file, holds something else, or a run with other settings.
     """
     try:
-        _check(folder, settings)
+        _check(folder, settings, complete)
     except OSError as error:
         raise UserError(f"{folder} cannot be read ({error}). Choose another --out.") from error
 
 
-def claim(folder: Path, settings: dict[str, Any], options: dict[str, Any]) -> None:
+def claim(
+    folder: Path, settings: dict[str, Any], options: dict[str, Any], complete: Complete = dict
+) -> None:
     """Check the folder, and record the settings in it, and the options for `--config`.
 
     Args:
+      settings, complete: as for `check`.
       options: what the command was given, without the folder itself.
 
     Raises:
       UserError: as `check`, or the folder cannot be written to.
     """
-    check(folder, settings)
+    check(folder, settings, complete)
     try:
-        if not (folder / RECORD).exists():
-            write_atomically(folder / RECORD, json.dumps({"settings": settings}, indent=2) + "\n")
+        if not (folder / RUN_FILE).exists():
+            write_atomically(folder / RUN_FILE, json.dumps({"settings": settings}, indent=2) + "\n")
         if not (folder / CONFIG).exists():
             write_atomically(folder / CONFIG, to_yaml(options))
     except OSError as error:
@@ -106,7 +114,7 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
       UserError: there is no run.
     """
-    record = folder / RECORD
+    record = folder / RUN_FILE
     try:
         settings = json.loads(record.read_text())["settings"]
         if not isinstance(settings, dict):
@@ -119,11 +127,11 @@ def read(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _check(folder: Path, settings: dict[str, Any]) -> None:
+def _check(folder: Path, settings: dict[str, Any], complete: Complete) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; expected an output folder. Choose another --out.")
-    if (folder / RECORD).exists():
-        differing = _differences(read(folder), settings)
+    if (folder / RUN_FILE).exists():
+        differing = _differences(complete(read(folder)), settings)
         if differing:
             more = f"\n  and {len(differing) - 8} more" if len(differing) > 8 else ""
             raise UserError(
@@ -133,7 +141,7 @@ def _check(folder: Path, settings: dict[str, Any]) -> None:
             )
     elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(
-            f"{folder} is not empty and holds no {RECORD}; nothing was overwritten. Choose "
+            f"{folder} is not empty and holds no {RUN_FILE}; nothing was overwritten. Choose "
             "another --out."
         )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
+import functools
 import json
 import shlex
 import sys
@@ -24,9 +26,12 @@ from isnet_jax.commands import run_folder
 from isnet_jax.commands.options import TrainingJob
 from isnet_jax.commands.progress import TrainingDisplay, Unobserved
 from isnet_jax.data import Split
+from isnet_jax.errors import UserError
 from isnet_jax.evaluation import highest_logit_relevance, predict
+from isnet_jax.evaluation.interventions import BACKGROUNDS, heatmap_warning
 from isnet_jax.evaluation.judge import Judged, Splits, annotated, judge, short_name, test_sets
 from isnet_jax.files import write_atomically
+from isnet_jax.objective.batch import Batch, Whole
 from isnet_jax.report.page import Samples, write_report
 from isnet_jax.training import (
     ModelDescription,
@@ -34,19 +39,28 @@ from isnet_jax.training import (
     fit,
     init_state,
     is_first,
-    make_evaluation,
-    objective,
 )
 from isnet_jax.training.provenance import machine
-from isnet_jax.training.serial import plain
+from isnet_jax.training.serial import from_dict, to_dict
+from isnet_jax.training.validation import build_validation
 
 
 def settings_of(job: TrainingJob) -> dict[str, Any]:
     """What makes two runs the same: not places, devices, or what is kept and watched."""
     other = ("out", "data_dir", "processes", "checkpoints", "profile_steps")
-    settings = plain(job)
+    settings = to_dict(job)
     del settings["launch"]["parallel"]
     return {name: value for name, value in settings.items() if name not in other}
+
+
+def completed(job: TrainingJob, found: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run of the same kind, with the defaults of options that came later."""
+    names = {option.name for option in dataclasses.fields(job)}
+    try:
+        made = from_dict(type(job), {k: v for k, v in found.items() if k in names}, "settings")
+    except UserError:  # Of a version with other options.
+        return found
+    return found | settings_of(made)
 
 
 def run(
@@ -74,7 +88,8 @@ def run(
         process trains in, or what `fit` raises.
     """
     started = time.monotonic()
-    run_folder.check(job.out, settings)
+    complete = functools.partial(completed, job)
+    run_folder.check(job.out, settings, complete)
     run_folder.check_unlocked(job.out)
     finished = _finished(job.out)
     if finished is not None:
@@ -84,9 +99,9 @@ def run(
     splits = first_then_all(load)
     description = job.description(splits["train"])
     _check_training(job, description, splits["train"])
-    options = plain(job)
+    options = to_dict(job)
     del options["out"], options["processes"]
-    first_then_all(lambda: run_folder.claim(job.out, settings, options))
+    first_then_all(lambda: run_folder.claim(job.out, settings, options, complete))
     with run_folder.lock(job.out) if is_first() else contextlib.nullcontext():
         return _train_and_judge(job, description, splits, console, words, started)
 
@@ -128,8 +143,12 @@ def _train_and_judge(
     }
     if is_first():
         shown = samples(networks, splits)
-        options = plain(job)
-        write_report(job.out / "report.html", metrics, history, shown, options, **words)
+        options = to_dict(job)
+        said = {name: heatmap_warning(metrics[name]) for name in job.networks}
+        warnings = {name: text for name, text in said.items() if text is not None}
+        write_report(
+            job.out / "report.html", metrics, history, shown, options, warnings=warnings, **words
+        )
         write_atomically(job.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     show(metrics, console)
     return metrics
@@ -179,17 +198,42 @@ def samples(networks: Mapping[str, nnx.Module], splits: Splits, per_class: int =
 
 
 def show(metrics: Mapping[str, Any], console: Console) -> None:
-    """Print the table of the networks."""
-    networks = [name for name in ("plain", "isnet") if name in metrics]
+    """Print what the networks are worth, and a warning where heatmaps deceive."""
+    judged = {name: metrics[name] for name in ("plain", "isnet") if name in metrics}
     table = Table(title="accuracy on the test sets, and relevance on the background")
     table.add_column("")
-    columns = list(metrics[networks[0]])
+    columns = [name for name in next(iter(judged.values())) if name != "interventions"]
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")
-    for name in networks:
-        shares = [metrics[name][column] for column in columns]
-        table.add_row(name, *("-" if s is None else f"{100 * s:.1f} %" for s in shares))
+    for name, found in judged.items():
+        table.add_row(name, *(_percent(found[column]) for column in columns))
     console.print(table)
+    changes = {name: found.get("interventions") for name, found in judged.items()}
+    if all(changes.values()):
+        console.print(_interventions_table(changes))
+    for name, found in judged.items():
+        if said := heatmap_warning(found):
+            console.print(f"[bold yellow]warning:[/] {name}: {said}", highlight=False)
+
+
+def _interventions_table(changes: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(title="accuracy, and predictions that stay, with changed images")
+    table.add_column("")
+    for name in changes:
+        table.add_column(name, justify="right")
+    for background in BACKGROUNDS:
+        cells = (
+            f"{_percent(found[f'background_{background}'])}, "
+            f"{_percent(found[f'agreement_{background}'])} stay"
+            for found in changes.values()
+        )
+        table.add_row(f"background {background}", *cells)
+    table.add_row("object removed", *(_percent(f["object_removed"]) for f in changes.values()))
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _confidence(logits: np.ndarray, label_axes: int) -> np.ndarray:
@@ -215,5 +259,6 @@ def _check_training(job: TrainingJob, description: ModelDescription, train: Spli
         training = job.training_of(name)
         training.launch.launcher(training.batch_size)
         batch = next(training.batches(train))
-        evaluate = make_evaluation(model, objective(training.objective))
-        jax.eval_shape(evaluate, state, batch, batch)
+        validate = build_validation(model, training.objective)
+        whole = Whole(batch["label"], batch.get("has_mask"))
+        jax.eval_shape(validate, state, Batch.of(batch), whole)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from isnet_jax.data.prepared import class_names as class_names
     from isnet_jax.data.prepared import load_split as load_split
     from isnet_jax.data.prepared import open_records as open_records
-    from isnet_jax.data.split import Batch as Batch
+    from isnet_jax.data.split import BatchDict as BatchDict
     from isnet_jax.data.split import Split as Split
 
 __getattr__, __dir__ = exports(
@@ -53,6 +53,6 @@ __getattr__, __dir__ = exports(
         "digits.sources": ("Digits", "load_digits"),
         "loader": ("train_iterator",),
         "prepared": ("PreparedRecords", "class_names", "load_split", "open_records"),
-        "split": ("Batch", "Split"),
+        "split": ("BatchDict", "Split"),
     },
 )

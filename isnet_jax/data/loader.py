@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Int64
 
 from isnet_jax.data.augmentation import Augmentation
-from isnet_jax.data.split import Batch, Split, as_batch, as_labels
+from isnet_jax.data.split import BatchDict, Split, as_batch, as_labels
 from isnet_jax.errors import UserError
 
 _READ_THREADS, _READ_AHEAD = 4, 8
 
 
 @runtime_checkable
-class Records(Protocol):
+class Examples(Protocol):
     """Random access to examples, read one by one: for data too large for memory.
 
     An item has ``image`` (h, w, 3), or (h, w, 1) for grey, ``mask`` (h, w, 1), ``label`` and
@@ -30,14 +30,14 @@ class Records(Protocol):
 
 
 def train_iterator(
-    examples: Split | Records,
+    examples: Split | Examples,
     batch_size: int,
     *,
     seed: int,
     augmentation: Augmentation | None = None,
     shard_index: int = 0,
     shard_count: int = 1,
-) -> "grain.DatasetIterator[Batch]":
+) -> "grain.DatasetIterator[BatchDict]":
     """Endless batches, shuffled anew in every epoch; an incomplete last batch is left out.
 
     ``get_state()`` gives a small dictionary that JSON can hold, and ``set_state`` continues with
@@ -87,7 +87,7 @@ class _Batches:
 
     def __init__(
         self,
-        fetch: Callable[[np.ndarray], Batch],
+        fetch: Callable[[np.ndarray], BatchDict],
         examples: int,
         batch_size: int,
         seed: int,
@@ -102,7 +102,7 @@ class _Batches:
         """Batches per epoch."""
         return self._examples // (self._batch_size * self._shard_count)
 
-    def __call__(self, number: int, _: object) -> Batch:
+    def __call__(self, number: int, _: object) -> BatchDict:
         epoch, step = divmod(number, len(self))
         latest_epoch, order = self._latest
         if epoch != latest_epoch:
@@ -115,7 +115,7 @@ class _Batches:
         return np.random.default_rng((self._seed, epoch)).permutation(self._examples)
 
 
-def _read(records: Records, indices: np.ndarray) -> Batch:
+def _read(records: Examples, indices: np.ndarray) -> BatchDict:
     items = [records[index] for index in indices.tolist()]
     return as_batch(
         np.stack([item["image"] for item in items]),

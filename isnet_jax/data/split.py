@@ -12,8 +12,8 @@ from isnet_jax.data.checks import check_examples
 _CHUNK: Final = 1024
 
 
-class Batch(TypedDict):
-    """What a training step takes: pixels and masks from 0 to 1, channels last.
+class BatchDict(TypedDict):
+    """What a training step takes, as a mapping: pixels and masks from 0 to 1, channels last.
 
     Labels are classes, or for multi-label data 0 or 1 for each class. ``has_mask`` is there for
     data that are annotated in part: where it is False nobody drew the mask, and it is all 0.
@@ -48,7 +48,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, indices: slice | Sequence[int] | np.ndarray) -> Batch:
+    def batch(self, indices: slice | Sequence[int] | np.ndarray) -> BatchDict:
         """The examples at these positions."""
         return as_batch(
             self.images[indices],
@@ -72,10 +72,10 @@ class Split:
 
 def as_batch(
     images: np.ndarray, masks: np.ndarray, labels: np.ndarray, has_mask: np.ndarray | None
-) -> Batch:
+) -> BatchDict:
     """A batch of pixels and masks as `Split` has them; grey images get three channels."""
     colour = np.broadcast_to(images, (*images.shape[:3], 3))
-    batch: Batch = {"image": unit(colour), "mask": unit(masks), "label": labels}
+    batch: BatchDict = {"image": unit(colour), "mask": unit(masks), "label": labels}
     if has_mask is not None:
         batch["has_mask"] = has_mask
     return batch

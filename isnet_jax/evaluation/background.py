@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,24 +14,63 @@ from jaxtyping import Array, Float
 
 from isnet_jax import lrp
 from isnet_jax.evaluation.predict import in_chunks
+from isnet_jax.models.network import in_mode
 
 # One LRP for every network that is judged, whatever it was trained with.
 JUDGE = lrp.ISNetFlex(1e-2, first=lrp.ZBox(0.0, 1.0), batch_statistics="constant")
+
+
+class Explained(NamedTuple):
+    """For N images: logits (N, classes), the explained classes (N,), relevance like the images."""
+
+    logits: Any
+    targets: Any
+    relevance: Any
+
+
+def explain_classes(
+    model: nnx.Module,
+    images: Float[np.ndarray, "n h w c"],
+    *,
+    target: int | None = None,
+    rules: lrp.Composite | lrp.Rule = JUDGE,
+    batch_size: int = 100,
+    on_chunk: Callable[[int], None] = lambda done: None,
+) -> Explained:
+    """Relevance of each image for one logit, in eval mode.
+
+    Args:
+      target: the class to explain; None: each image's highest logit.
+      on_chunk: told after each batch how many images it held.
+    """
+    graph, state = nnx.split(in_mode(model, training=False))
+
+    def run(chunk: Array) -> Explained:
+        return _explain(graph, state, chunk, target, rules)
+
+    return in_chunks(run, (images,), batch_size, on_chunk)
 
 
 def highest_logit_relevance(
     model: nnx.Module, images: Float[np.ndarray, "n h w c"], *, batch_size: int = 100
 ) -> Float[np.ndarray, "n h w c"]:
     """Relevance of each image for its highest logit: LRP-epsilon with z^B, in eval mode."""
-    model.eval()
-    graph, state = nnx.split(model)
-    return in_chunks(lambda chunk: _relevance(graph, state, chunk), (images,), batch_size)
+    return explain_classes(model, images, batch_size=batch_size).relevance
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _relevance(graph: nnx.GraphDef, state: nnx.State, images: Array) -> Array:
-    logits, pullback = lrp.vjp(nnx.merge(graph, state), images, rules=JUDGE)
-    return pullback(jax.nn.one_hot(jnp.argmax(logits, 1), logits.shape[1]))
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _explain(
+    graph: nnx.GraphDef,
+    state: nnx.State,
+    images: Array,
+    target: int | None,
+    rules: lrp.Composite | lrp.Rule,
+) -> Explained:
+    logits, pullback = lrp.vjp(nnx.merge(graph, state), images, rules=rules)
+    predicted = jnp.argmax(logits, 1)
+    targets = predicted if target is None else jnp.full_like(predicted, target)
+    seed = jax.nn.one_hot(targets, logits.shape[1], dtype=logits.dtype)
+    return Explained(logits, targets, pullback(seed))
 
 
 def background_share(

@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from flax import nnx
 
 from isnet_jax.data.split import Split
 from isnet_jax.evaluation.background import background_share, highest_logit_relevance
-from isnet_jax.evaluation.predict import accuracy, predict
+from isnet_jax.evaluation.interventions import interventions
+from isnet_jax.evaluation.predict import predict
+from isnet_jax.objective.classification import accuracy
 
 Splits = Mapping[str, Split]
-Judged = dict[str, float | None]
+Judged = dict[str, Any]
+"""Accuracy by test set, and what is not of one test set: see `judge`."""
 
 
 def judge(network: nnx.Module, splits: Splits) -> Judged:
-    """Accuracy over the test sets, and the background's share of relevance.
+    """What a network is worth on the test sets.
 
-    The share is that of |relevance| for the highest logit on the annotated images of the first
-    test set, by the same LRP for every network; None where none is annotated.
+    Returns:
+      The accuracy on each test set by its name; "worst_group", the lowest accuracy of any class in
+      any test set; "background_relevance", the background's share of |relevance| for the highest
+      logit, by the same LRP for every network; and "interventions": what `interventions` finds.
+      The last two are of the annotated images of the first test set, and None where there are none.
     """
     judged: Judged = {}
+    groups: list[float] = []
     for name in test_sets(splits):
-        images = splits[name].batch(slice(None))["image"]
-        judged[short_name(name)] = accuracy(predict(network, images), splits[name].labels)
+        logits, labels = (
+            predict(network, splits[name].batch(slice(None))["image"]),
+            splits[name].labels,
+        )
+        judged[short_name(name)] = float(accuracy(logits, labels))
+        groups += by_class(logits, labels)
+    judged["worst_group"] = min(groups)
     first = splits[test_sets(splits)[0]]
     shown = first.batch(annotated(first))
-    share = None
-    if len(shown["label"]):
-        relevance = highest_logit_relevance(network, shown["image"])
-        share = background_share(relevance, shown["mask"])
-    return judged | {"background_relevance": share}
+    if not len(shown["label"]):
+        return judged | {"background_relevance": None, "interventions": None}
+    images, masks = shown["image"], shown["mask"]
+    relevance = highest_logit_relevance(network, images)
+    judged["background_relevance"] = background_share(relevance, masks)
+    return judged | {"interventions": interventions(network, images, masks, shown["label"])}
+
+
+def by_class(logits: np.ndarray, labels: np.ndarray) -> list[float]:
+    """Accuracy over the samples of each class; of multi-label data, over each class's decisions."""
+    if labels.ndim == 2:
+        return ((logits > 0) == (labels > 0.5)).mean(0).tolist()
+    right = np.argmax(logits, 1) == labels
+    return [float(right[labels == code].mean()) for code in np.unique(labels)]
 
 
 def test_sets(splits: Splits) -> list[str]:

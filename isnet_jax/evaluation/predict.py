@@ -9,7 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
+
+from isnet_jax.models.network import in_mode
 
 
 def chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -24,13 +26,23 @@ def chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
         yield padded, len(indices)
 
 
-def in_chunks(function: Callable[..., Any], arrays: tuple[np.ndarray, ...], size: int) -> Any:
-    """`function(*arrays)` for arrays too long for one call; results are joined on axis 0."""
+def in_chunks(
+    function: Callable[..., Any],
+    arrays: tuple[np.ndarray, ...],
+    size: int,
+    on_chunk: Callable[[int], None] = lambda done: None,
+) -> Any:
+    """`function(*arrays)` for arrays too long for one call; results are joined on axis 0.
+
+    Args:
+      on_chunk: told after each call how many samples it was for.
+    """
     size = min(size, len(arrays[0]))
     parts = []
     for indices, valid in chunks(len(arrays[0]), size):
         result = jax.device_get(function(*(array[indices] for array in arrays)))
         parts.append(jax.tree.map(lambda value, valid=valid: value[:valid], result))
+        on_chunk(valid)
     return jax.tree.map(lambda *values: np.concatenate(values), *parts)
 
 
@@ -38,24 +50,10 @@ def predict(
     model: nnx.Module, images: Float[np.ndarray, "n h w c"], *, batch_size: int = 250
 ) -> Float[np.ndarray, "n classes"]:
     """Logits in eval mode."""
-    model.eval()
-    graph, state = nnx.split(model)
+    graph, state = nnx.split(in_mode(model, training=False))
     return in_chunks(lambda chunk: _logits(graph, state, chunk), (images,), batch_size)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(graph: nnx.GraphDef, state: nnx.State, images: Array) -> Array:
     return nnx.merge(graph, state)(images)
-
-
-def accuracy(
-    logits: Float[np.ndarray, "n classes"],
-    labels: Int[np.ndarray, " n"] | Float[np.ndarray, "n classes"],
-) -> float:
-    """Share of samples whose highest logit is the label's, in [0, 1].
-
-    For multi-label data, the share of right decisions between yes and no, over samples and classes.
-    """
-    if labels.ndim == 2:
-        return float(((logits > 0) == (labels > 0.5)).mean())
-    return float((np.argmax(logits, 1) == labels).mean())

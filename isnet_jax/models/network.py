@@ -160,3 +160,10 @@ def _normalisation(given: Normalisation, channels: int) -> tuple[Array, Array]:
             "standard deviations, one for each channel."
         )
     return jnp.asarray(mean, float), jnp.asarray(deviation, float)
+
+
+def in_mode(model: nnx.Module, *, training: bool) -> nnx.Module:
+    """The model in train or eval mode: a copy with the same arrays, so that the caller's stays."""
+    copy = nnx.merge(*nnx.split(model))
+    (copy.train if training else copy.eval)()
+    return copy

@@ -17,8 +17,7 @@ from jaxtyping import Array, Float
 from isnet_jax.errors import UserError
 from isnet_jax.files import check_writable, write_atomically
 from isnet_jax.objective.config import Bounds, ISNetConfig
-from isnet_jax.objective.loss import pure_forward, supervised_places
-from isnet_jax.objective.seeds import explain
+from isnet_jax.objective.loss import explain, pure_forward, supervised_places
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -86,14 +86,18 @@ def classification_loss(
     return losses.mean() / mean_weight
 
 
-def accuracy(
-    logits: Float[Array, "batch classes"],
-    labels: Num[Array, " batch"] | Num[Array, "batch classes"],
-) -> Float[Array, ""]:
-    """The share of samples whose highest logit is their class, or of right yes-or-no decisions."""
+def accuracy(logits: Any, labels: Any) -> Any:
+    """The share of samples whose highest logit is their class, in [0, 1].
+
+    For multi-label data, the share of right decisions between yes and no, over samples and classes.
+
+    Args:
+      logits: (B, classes), of JAX or NumPy.
+      labels: (B,), or (B, classes) for multi-label data, likewise.
+    """
     if labels.ndim == 2:
         return ((logits > 0) == (labels > 0.5)).mean()
-    return (jnp.argmax(logits, 1) == labels).mean()
+    return (logits.argmax(1) == labels).mean()
 
 
 def _check(logits: Array, labels: Array, options: Classification) -> None:

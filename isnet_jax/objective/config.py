@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from isnet_jax import lrp
 from isnet_jax.errors import UserError, suggest
 from isnet_jax.objective.classification import Classification
+from isnet_jax.objective.exchange import Exchange
 from isnet_jax.objective.losses import BackgroundNorm, ForegroundLoss
 
 Variant = Literal[
@@ -48,8 +49,8 @@ class ISNetConfig:
       foreground_loss: beyond the range, "l2" grows quadratically, "hybrid" soon linearly.
       lrp_epsilon: the stabiliser of LRP; 0 is LRP-0, with `engine="flex"` Gradient*Input.
       softmax_epsilon: s of the selective variant's log-odds.
-      box_rule: z^B at the first layer, for images in [0, 1]; or another rule for that layer.
-        The ablations have none.
+      box_rule: z^B at the first layer, for images in [0, 1], with lrp_epsilon; or another rule for
+        that layer. The ablations have none.
       batch_stats: whether the explanation passes through batch norm's statistics in train mode
         ("gradient", the reference's LRP-Flex) or takes them as constants ("constant", LRP as the
         theory has it, and always with `engine="block"` and LRP-z+).
@@ -68,6 +69,9 @@ class ISNetConfig:
       heatmap_chunk: with a heatmap for each class, so many at a time: memory of that many, the
         same result. 0: all at once; None: the faster way, one on CPUs and all at once elsewhere.
       classification: the classification loss.
+      exchange: backgrounds exchanged within the batch, by the masks, before all else. With
+        heatmap_weight 0 it stands alone: nothing is explained, and a step costs what a plain one
+        does.
     """
 
     variant: Variant = "stochastic"
@@ -90,6 +94,7 @@ class ISNetConfig:
     heatmap_fraction: float = 1.0
     heatmap_chunk: int | None = None
     classification: Classification = dataclasses.field(default_factory=Classification)
+    exchange: Exchange = dataclasses.field(default_factory=Exchange)
 
     def __post_init__(self):
         self._check_words()
@@ -197,6 +202,11 @@ class ISNetConfig:
             )
         return tuple(pairs[start : start + maps] for start in range(0, len(pairs), maps))
 
+    @property
+    def explains(self) -> bool:
+        """Whether heatmaps have a part in the loss."""
+        return self.heatmap_weight > 0 or any(weight > 0 for _, weight in self.heatmap_schedule)
+
     def weight_at(self, step: Array | int | None) -> float | Float[Array, ""]:
         """P at a training step; None: where nothing is trained."""
         if step is None or not self.heatmap_schedule:
@@ -206,7 +216,8 @@ class ISNetConfig:
 
     def composites(self) -> tuple[lrp.Composite, ...]:
         """The LRP that explains the network; "dual" has two."""
-        first = lrp.ZBox(0.0, 1.0) if self.box_rule is True else self.box_rule or None
+        box = lrp.ZBox(0.0, 1.0, self.lrp_epsilon)
+        first = box if self.box_rule is True else self.box_rule or None
         if self.variant in ABLATIONS:
             return (lrp.ISNetFlex(0.0, batch_statistics=self.batch_stats),)
         if self.engine == "block":

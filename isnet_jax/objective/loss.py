@@ -1,25 +1,58 @@
-"""ISNet's objective: classification and heatmap loss from one forward pass."""
+"""ISNet's objective, from a batch to one value: top to bottom as it is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
+from isnet_jax import lrp
 from isnet_jax.errors import UserError
+from isnet_jax.objective import losses
+from isnet_jax.objective.batch import Batch
+from isnet_jax.objective.chunks import sum_over
 from isnet_jax.objective.classification import Classification, accuracy, classification_loss
 from isnet_jax.objective.config import ISNetConfig
-from isnet_jax.objective.seeds import explain, needed, weighted_heatmap_loss
+from isnet_jax.objective.exchange import Exchange, both_views, disagreement, exchanged
+from isnet_jax.objective.seeds import explained, needed
+
+_EXCHANGE = 1  # Folded into the key, so that other choices are the same with and without.
+
+Maps = list[Float[Array, "batch k _ _ _"]]
+LossFunction = Callable[
+    [nnx.Module, Mapping[str, Any] | Batch, Array, Array | int], tuple[Array, dict[str, Array]]
+]
+"""(model, batch, key, number of updates so far) -> loss, aux."""
+
+
+def loss_function(
+    config: ISNetConfig | Classification, axis_name: str | None = None
+) -> LossFunction:
+    """The loss of an ISNet, of a plain classifier, or of exchanged backgrounds alone.
+
+    Args:
+      axis_name: the mapped axis over which batches are split.
+    """
+    if isinstance(config, Classification):
+        return lambda model, batch, key, step: plain_loss(model, batch, config, axis_name=axis_name)
+    if not config.explains:
+        return lambda model, batch, key, step: exchange_loss(
+            model, batch, config, rng=key, axis_name=axis_name
+        )
+    return lambda model, batch, key, step: isnet_loss(
+        model, batch, config, rng=key, step=step, axis_name=axis_name
+    )
 
 
 def isnet_loss(
     model: nnx.Module,
-    batch: Mapping[str, Any],
+    batch: Mapping[str, Any] | Batch,
     config: ISNetConfig,
     *,
     rng: Array | None = None,
@@ -37,19 +70,17 @@ def isnet_loss(
       batch: "image" (B, H, W, C) in [0, 1], "mask" (B, H, W, 1) in {0, 1} with foreground in
         every sample, "label" (B,) ints, or (B, classes) in [0, 1] for multi-label heads.
         "has_mask" (B,), if there: samples where it is false have no mask and are only classified.
-        Where this is one of the equal parts of a device's batch: "number" (B,) ints, each
-        sample's place in the batch of all devices, which random choices go by; and "whole", a
-        mapping with "label" and "has_mask" of all parts, so that the mean of their losses is the
-        loss of the whole.
+        A `Batch` may also say which part of a whole it is.
         Values are not checked here, under jit they cannot be: use
         `isnet_jax.data.check_examples` on the data.
-      config: the objective.
-      rng: a JAX key, needed by the stochastic variant and by `heatmap_fraction`.
+      config: the objective. With `exchange` all is of the images whose backgrounds are exchanged,
+        and with its consistency of the images as they are, followed by those.
+      rng: a JAX key, needed by the stochastic variant, `heatmap_fraction` and `exchange`.
       step: the number of updates so far, for `heatmap_schedule`; None: P is heatmap_weight.
       axis_name: a mapped axis over which the batch is split, of pmap or of
         `jax.shard_map(..., check_vma=False)`. The mean over the devices of the loss is then the
         whole batch's, whatever their number, random choices included; with `heatmap_fraction` if
-        its share of each device's batch is a whole number.
+        its share of each device's batch is a whole number. `exchange` stays within a device.
 
     Returns:
       The mean loss, and aux: "logits" (B, classes), "heatmaps" (B, K, H, W, C), with
@@ -60,60 +91,84 @@ def isnet_loss(
     Raises:
       UserError: shapes that do not fit, a key that is missing, places the model does not have.
     """
-    _check_batch(batch)
+    batch = Batch.of(batch)
+    _check(batch)
+    batch = _with_exchange(batch, config.exchange, rng, axis_name)
     places = supervised_places(model, config)
-    image = batch["image"]
     sampling_key, variant_key = (None, None) if rng is None else jax.random.split(rng)
-    order = _drawn_first(len(image), config, sampling_key)
-    count = _explained_count(len(image), config)
+    order, count = _drawn_first(len(batch), config, sampling_key)
 
     def drawn(values: Array) -> Array:
-        return values if count == len(values) else values[order[:count]]
+        return values if count == len(batch) else values[order[:count]]
 
-    numbers = jnp.arange(len(image))
-    offset = 0 if axis_name is None else lax.axis_index(axis_name) * len(image)
-    in_whole = batch.get("number", numbers + offset)
     explanation = explain(
-        pure_forward(model), drawn(image), config, places, variant_key, drawn(in_whole)
+        pure_forward(model),
+        drawn(batch.image),
+        config,
+        places,
+        variant_key,
+        drawn(batch.numbers(axis_name)),
     )
     nnx.update(model, explanation.auxiliary)
     logits = explanation.logits
-    if count < len(image):
-        others = model(image[order[count:]])  # pyright: ignore[reportCallIssue]
+    if count < len(batch):
+        others = model(batch.image[order[count:]])  # pyright: ignore[reportCallIssue]
         logits = jnp.concatenate([logits, others])[jnp.argsort(order)]
+    classification = _classified(logits, batch, config, axis_name)
     weights, mask = _annotated(batch, axis_name)
-    weights = drawn(weights) * (len(image) / count)
-    heatmap, maps = weighted_heatmap_loss(explanation, drawn(mask), weights, config)
-    classification = _classification_loss(logits, batch, config.classification, axis_name)
+    weights = drawn(weights) * (len(batch) / count)
+    heatmap, maps = _weighted_heatmap_loss(explanation, drawn(mask), weights, config)
     weight = config.weight_at(step)
     loss = (1 - weight) * classification + weight * heatmap
     return loss, {
         "logits": logits,
         "heatmaps": maps[0],
-        "explained": drawn(numbers),
+        "explained": drawn(jnp.arange(len(batch))),
         "classification": classification,
         "heatmap": heatmap,
-        "accuracy": accuracy(logits, batch["label"]),
+        "accuracy": accuracy(logits, batch.label),
         "nonfinite": jnp.asarray(sum(jnp.sum(~jnp.isfinite(relevance)) for relevance in maps)),
         **{f"relevance/{name}": r for name, r in zip(places, maps[1:], strict=True)},
     }
 
 
+def exchange_loss(
+    model: nnx.Module,
+    batch: Mapping[str, Any] | Batch,
+    config: ISNetConfig,
+    *,
+    rng: Array,
+    axis_name: str | None = None,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """`isnet_loss` without heatmaps, at the cost of `plain_loss`: what `exchange` does alone."""
+    batch = Batch.of(batch)
+    _check(batch)
+    batch = _with_exchange(batch, config.exchange, rng, axis_name)
+    logits = model(batch.image)  # pyright: ignore[reportCallIssue]
+    loss = _classified(logits, batch, config, axis_name)
+    return loss, {
+        "logits": logits,
+        "classification": loss,
+        "accuracy": accuracy(logits, batch.label),
+    }
+
+
 def plain_loss(
     model: nnx.Module,
-    batch: Mapping[str, Any],
+    batch: Mapping[str, Any] | Batch,
     classification: Classification | None = None,
     *,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The classification loss alone, for the classifier that an ISNet is compared with."""
     options = Classification() if classification is None else classification
-    logits = model(batch["image"])  # pyright: ignore[reportCallIssue]
+    batch = Batch.of(batch)
+    logits = model(batch.image)  # pyright: ignore[reportCallIssue]
     loss = _classification_loss(logits, batch, options, axis_name)
     return loss, {
         "logits": logits,
         "classification": loss,
-        "accuracy": accuracy(logits, batch["label"]),
+        "accuracy": accuracy(logits, batch.label),
     }
 
 
@@ -142,68 +197,198 @@ def pure_forward(model: nnx.Module) -> Callable[[Array], tuple[Array, nnx.State]
     return forward
 
 
-def _explained_count(total: int, config: ISNetConfig) -> int:
-    return max(1, round(config.heatmap_fraction * total))
-
-
-def _drawn_first(total: int, config: ISNetConfig, rng: Array | None) -> Int[Array, " batch"]:
-    """The samples' order with those that are explained at its beginning.
+def _drawn_first(
+    total: int, config: ISNetConfig, rng: Array | None
+) -> tuple[Int[Array, " batch"], int]:
+    """The samples' order with those that are explained at its beginning, and how many they are.
 
     Systematic sampling: evenly spaced from a random start, each sample as likely as any other.
     Devices with the same key and share of the batch draw alike.
     """
-    count = _explained_count(total, config)
+    count = max(1, round(config.heatmap_fraction * total))
     if count == total:
-        return jnp.arange(total)
+        return jnp.arange(total), total
     start = jax.random.uniform(needed(rng, "heatmap_fraction"))
     chosen = ((jnp.arange(count) + start) * (total / count)).astype(int)
     left_out = jnp.ones(total, bool).at[jnp.minimum(chosen, total - 1)].set(False)
-    return jnp.argsort(left_out, stable=True)
+    return jnp.argsort(left_out, stable=True), count
+
+
+class Explanation(NamedTuple):
+    """A forward pass and the way to its heatmaps.
+
+    Attributes:
+      logits: (B, classes).
+      auxiliary: what else the forward pass returned.
+      seeds: (K, B, classes): the gradient of each explained quantity by the logits.
+      heatmaps: seeds, all or some -> the heatmaps (B, K, H, W, C) at the input and at each
+        supervised place. "dual" has those of LRP-z+ before those of LRP-epsilon.
+    """
+
+    logits: Float[Array, "batch classes"]
+    auxiliary: Any
+    seeds: Float[Array, "k batch classes"]
+    heatmaps: Callable[[Float[Array, "k batch classes"]], Maps]
+
+
+def explain(
+    forward: Callable[[Array], tuple[Array, Any]],
+    image: Float[Array, "batch height width channels"],
+    config: ISNetConfig,
+    places: Sequence[str],
+    rng: Array | None,
+    samples: Int[Array, " batch"],
+) -> Explanation:
+    """Run the network once, ready to explain what the variant asks for.
+
+    Args:
+      forward: image -> logits, auxiliary.
+      places: the supervised places beside the input.
+      rng, samples: see `explained`.
+    """
+    passes = [
+        lrp.vjp(forward, image, rules=composite, taps=places, has_aux=True)
+        for composite in config.composites()
+    ]
+    logits, _, auxiliary = passes[0]
+
+    def heatmaps(seeds: Array) -> Maps:
+        pulled = [_heatmaps(pullback, seeds, places) for _, pullback, _ in passes]
+        return [jnp.concatenate(maps, 1) for maps in zip(*pulled, strict=True)]
+
+    return Explanation(logits, auxiliary, explained(logits, config, rng, samples), heatmaps)
+
+
+def _heatmaps(pullback: Callable[[Array], Any], seeds: Array, places: Sequence[str]) -> Maps:
+    if len(seeds) > 1:
+        pulled = jax.vmap(pullback)(seeds)
+    else:
+        pulled = jax.tree.map(lambda relevance: relevance[None], pullback(seeds[0]))
+    at_input, at_places = pulled if places else (pulled, {})
+    return [jnp.moveaxis(r, 0, 1) for r in (at_input, *(at_places[name] for name in places))]
+
+
+def heatmap_loss(
+    relevances: Maps, mask: Shaped[Array, "batch height width 1"], config: ISNetConfig
+) -> Float[Array, " batch"]:
+    """w1 * background + w2 * foreground for each sample, pooled over the supervised places."""
+    ranges = config.foreground_ranges(len(relevances))
+    per_place = []
+    for relevance, bounds in zip(relevances, ranges, strict=True):
+        size = (relevance.shape[2], relevance.shape[3])
+        shrunk = mask if size == mask.shape[1:3] else losses.shrink_mask(mask, size)
+        background = losses.background_loss(
+            relevance,
+            shrunk,
+            decay=config.gwrp_decay,
+            scale=config.background_scale,
+            norm=config.background_norm,
+        )
+        foreground = losses.foreground_loss(
+            relevance,
+            shrunk,
+            bounds=bounds,
+            form=config.foreground_loss,
+        )
+        per_place.append(
+            config.background_weight * background + config.foreground_weight * foreground
+        )
+    return losses.pool_layers(per_place, config.deep_supervision_decay)
+
+
+def _weighted_heatmap_loss(
+    explanation: Explanation,
+    mask: Shaped[Array, "batch height width 1"],
+    weights: Float[Array, " batch"],
+    config: ISNetConfig,
+) -> tuple[Float[Array, ""], Maps]:
+    """The weighted sum of the samples' heatmap losses, and the heatmaps.
+
+    With `heatmap_chunk` the classes are explained a few at a time, and the heatmaps are not
+    differentiable by themselves.
+    """
+
+    def of(seeds: Array) -> tuple[Array, Maps]:
+        maps = explanation.heatmaps(seeds)
+        return (weights * heatmap_loss(maps, mask, config)).sum(), maps
+
+    count = len(explanation.seeds)
+    wanted = _default_chunk(config) if config.heatmap_chunk is None else config.heatmap_chunk
+    chunk = min(wanted, count)
+    if chunk in (0, count):
+        return of(explanation.seeds)
+    size = next(size for size in range(chunk, 0, -1) if count % size == 0)
+    chunks = explanation.seeds.reshape(count // size, size, *explanation.seeds.shape[1:])
+    total, maps = sum_over(of, chunks)
+    # The chunks' axis, then the samples', then that within a chunk.
+    return total / len(chunks), [
+        jnp.moveaxis(m, 0, 1).reshape(m.shape[1], count, *m.shape[3:]) for m in maps
+    ]
+
+
+def _default_chunk(config: ISNetConfig) -> int:
+    return int(jax.default_backend() == "cpu" and not config.deep_supervision)
+
+
+def _with_exchange(
+    batch: Batch, exchange: Exchange, rng: Array | None, axis_name: str | None
+) -> Batch:
+    if not exchange.probability:
+        return batch
+    views = both_views if exchange.consistency else exchanged
+    numbered = dataclasses.replace(batch, number=batch.numbers(axis_name))
+    return views(numbered, exchange, jax.random.fold_in(needed(rng, "exchange"), _EXCHANGE))
+
+
+def _classified(
+    logits: Array, batch: Batch, config: ISNetConfig, axis_name: str | None
+) -> Float[Array, ""]:
+    """The classification loss, and how far the logits of the two views are apart."""
+    loss = _classification_loss(logits, batch, config.classification, axis_name)
+    if not config.exchange.consistency:
+        return loss
+    return loss + config.exchange.consistency * disagreement(logits)
 
 
 def _classification_loss(
-    logits: Array, batch: Mapping[str, Any], options: Classification, axis_name: str | None
+    logits: Array, batch: Batch, options: Classification, axis_name: str | None
 ) -> Float[Array, ""]:
-    whole = batch["whole"]["label"] if "whole" in batch else None
-    return classification_loss(logits, batch["label"], options, axis_name, whole)
+    whole = None if batch.whole is None else batch.whole.label
+    return classification_loss(logits, batch.label, options, axis_name, whole)
 
 
-def _annotated(batch: Mapping[str, Any], axis_name: str | None) -> tuple[Array, Array]:
+def _annotated(batch: Batch, axis_name: str | None) -> tuple[Array, Array]:
     """Each sample's weight in the mean over those with a mask, and the masks.
 
     Of a sample without a mask all counts as foreground, so that its heatmap loss is finite.
     """
-    image, mask = batch["image"], batch["mask"]
-    dtype = jnp.promote_types(image.dtype, jnp.float32)
-    if "has_mask" not in batch:
-        return jnp.full(len(image), 1 / len(image), dtype), mask
-    there = batch["has_mask"].astype(bool)
-    share = batch.get("whole", batch)["has_mask"].astype(bool).mean(dtype=dtype)
-    count = share * len(image)
+    dtype = jnp.promote_types(batch.image.dtype, jnp.float32)
+    if batch.has_mask is None:
+        return jnp.full(len(batch), 1 / len(batch), dtype), batch.mask
+    there = batch.has_mask.astype(bool)
+    share = (batch.whole or batch).has_mask.astype(bool).mean(dtype=dtype)
+    count = share * len(batch)
     if axis_name is not None:
         count = lax.pmean(count, axis_name)
     weights = jnp.where(there, 1 / jnp.maximum(count, 1e-6), 0)
-    return weights, jnp.where(there[:, None, None, None], mask, 1)
+    return weights, jnp.where(there[:, None, None, None], batch.mask, 1)
 
 
-def _check_batch(batch: Mapping[str, Any]) -> None:
-    missing = sorted({"image", "mask", "label"} - set(batch))
-    if missing:
+def _check(batch: Batch) -> None:
+    image, mask, label = batch.image, batch.mask, batch.label
+    if mask is None:
         raise UserError(
-            f"isnet_loss: the batch lacks {', '.join(missing)}; expected image (B, H, W, C), mask "
-            "(B, H, W, 1) and label (B,)."
+            "isnet_loss: the batch lacks mask; expected image (B, H, W, C), mask (B, H, W, 1) and "
+            "label (B,)."
         )
-    image, mask, label = (batch[name] for name in ("image", "mask", "label"))
     expected = (*image.shape[:3], 1)
     if image.ndim != 4 or mask.shape != expected or label.shape[:1] != image.shape[:1]:
         raise UserError(
             f"isnet_loss: image {image.shape}, mask {mask.shape}, label {label.shape}; expected "
             "image (B, H, W, C), mask (B, H, W, 1) and label (B,) or, multi-label, (B, classes)."
         )
-    if "has_mask" in batch and batch["has_mask"].shape != image.shape[:1]:
-        raise UserError(
-            f"isnet_loss: has_mask {batch['has_mask'].shape}; expected {image.shape[:1]}."
-        )
+    if batch.has_mask is not None and batch.has_mask.shape != image.shape[:1]:
+        raise UserError(f"isnet_loss: has_mask {batch.has_mask.shape}; expected {image.shape[:1]}.")
     if not jnp.issubdtype(image.dtype, jnp.floating):
         raise UserError(
             f"isnet_loss: the images are {image.dtype}; expected floating point in [0, 1]: divide "

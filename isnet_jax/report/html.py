@@ -13,6 +13,8 @@ TEST_SETS = {
     "unbiased": "no mark",
     "confounding": "the mark of another class",
 }
+# What metrics hold of a network beside its accuracy on test sets.
+NO_TEST_SETS = ("worst_group", "background_relevance", "interventions")
 MISSING = "\N{EN DASH}"
 
 

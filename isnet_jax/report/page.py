@@ -22,6 +22,7 @@ from isnet_jax.report.curves import curves_section
 from isnet_jax.report.heatmaps import relevance_rgb
 from isnet_jax.report.html import (
     NETWORKS,
+    NO_TEST_SETS,
     TEST_SETS,
     details,
     facts_table,
@@ -56,6 +57,7 @@ def write_report(
     samples: Samples,
     settings: Mapping[str, Any],
     *,
+    warnings: Mapping[str, str] | None = None,
     title: str = "Does the network look at the object, or at the background?",
     lead: str = _LEAD,
     note: str = _NOTE,
@@ -65,8 +67,8 @@ def write_report(
     Args:
         path: the file to write; missing directories are made.
         metrics: as in metrics.json. "plain" and "isnet" map to accuracies in [0, 1] by test set,
-            such as "biased", "unbiased", "confounding", and "background_relevance" (a fraction in
-            [0, 1]); "command",
+            such as "biased", "unbiased", "confounding", to "worst_group" and "background_relevance"
+            (fractions in [0, 1]) and to "interventions", see `isnet_jax.evaluation`; "command",
             "seconds", "machine", "date", "version" and any other entry are listed as facts of the
             run. What is missing is shown as a dash.
         history: network -> one mapping per epoch, with "epoch" and any of "train_loss",
@@ -74,6 +76,7 @@ def write_report(
             NaN values leave a gap in the curves.
         samples: what the pictures show.
         settings: nested mapping of plain values.
+        warnings: network -> what must be said about it, above all else.
         title: the heading.
         lead: HTML of what is below it: what the data and the networks are.
         note: HTML of what the background relevance does not say.
@@ -97,7 +100,8 @@ def write_report(
         note=note,
         gradient=_css_gradient(),
         verdict=_verdict(metrics, networks),
-        headline=_headline(metrics, networks),
+        headline=_headline(metrics, networks) + _interventions(metrics, networks),
+        warnings="".join(_warning(NETWORKS[name], text) for name, text in (warnings or {}).items()),
         examples=examples_section(samples),
         heatmaps=heatmaps_section(samples),
         curves=curves_section(history),
@@ -125,12 +129,15 @@ def _verdict(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
 
 def _headline(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
     head = "".join(f'<th scope="col" class="series {n}">{NETWORKS[n]}</th>' for n in networks)
-    found = {key: "" for name in networks for key in metrics[name] if key != "background_relevance"}
+    found = {key: "" for name in networks for key in metrics[name] if key not in NO_TEST_SETS}
     sets = TEST_SETS if found.keys() <= TEST_SETS.keys() else found
     rows = [
         _headline_row(metrics, networks, key, _test_set(key), text, "")
         for key, text in sets.items()
     ]
+    if any("worst_group" in metrics[name] for name in networks):
+        explained = "the class and test set where it is least often right"
+        rows.append(_headline_row(metrics, networks, "worst_group", "Worst group", explained, ""))
     rows.append(
         _headline_row(
             metrics, networks, "background_relevance", "Background relevance",
@@ -142,6 +149,50 @@ def _headline(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
         f'<table class="headline"><caption class="hidden">{caption}</caption><thead><tr>'
         f'<th scope="col">Accuracy on the …</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _warning(network: str, text: str) -> str:
+    return f'<p class="warning"><b>{network}:</b> {escape(text)}</p>'
+
+
+def _interventions(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
+    """Accuracy, and agreement with the images as they are, of each change to the images."""
+    found: dict[str, dict[str, Any]] = {
+        name: metrics[name].get("interventions") or {} for name in networks
+    }
+    if not all(found.values()):
+        return ""
+    backgrounds = [
+        key.removeprefix("background_")
+        for key in found[networks[0]]
+        if key.startswith("background_")
+    ]
+    names = {
+        "exchanged": "another image's background",
+        "mean": "background of its mean colour",
+        "blurred": "blurred background",
+        "noise": "noise as background",
+    }
+    head = "".join(f'<th scope="col" class="series {n}">{NETWORKS[n]}</th>' for n in networks)
+    rows = []
+    for key in backgrounds:
+        cells = "".join(
+            f"<td>{percent(to_number(found[n].get(f'background_{key}')))}"
+            f"<small>{percent(to_number(found[n].get(f'agreement_{key}')))} as before</small></td>"
+            for n in networks
+        )
+        rows.append(f'<tr><th scope="row">{escape(names.get(key, key))}</th>{cells}</tr>')
+    cells = "".join(
+        f"<td>{percent(to_number(found[n].get('object_removed')))}</td>" for n in networks
+    )
+    rows.append(f'<tr><th scope="row">the object removed</th>{cells}</tr>')
+    return (
+        "<h3>What the predictions do when the images are changed</h3>"
+        "<p>On the first test set, by its masks. Who decides by the object keeps its predictions "
+        "with any background, and is at chance without the object.</p>"
+        f'<table class="interventions"><thead><tr><th scope="col">Accuracy with …</th>{head}</tr>'
+        f"</thead><tbody>{''.join(rows)}</tbody></table>"
     )
 
 

@@ -10,24 +10,29 @@ if TYPE_CHECKING:
     from isnet_jax.training.checkpoint import Checkpoints as Checkpoints
     from isnet_jax.training.checkpoint import load_network as load_network
     from isnet_jax.training.compilation import compiler_options as compiler_options
+    from isnet_jax.training.config import TrainConfig as TrainConfig
+    from isnet_jax.training.config import Training as Training
     from isnet_jax.training.description import ModelDescription as ModelDescription
+    from isnet_jax.training.distributed import DistributedConfig as DistributedConfig
     from isnet_jax.training.distributed import Processes as Processes
     from isnet_jax.training.distributed import first_then_all as first_then_all
     from isnet_jax.training.distributed import is_first as is_first
+    from isnet_jax.training.loop import Observer as Observer
+    from isnet_jax.training.loop import fit as fit
     from isnet_jax.training.mesh import Launch as Launch
     from isnet_jax.training.mesh import Launcher as Launcher
+    from isnet_jax.training.mesh import MeshConfig as MeshConfig
     from isnet_jax.training.mesh import StepCost as StepCost
     from isnet_jax.training.nonfinite import rerun as rerun
     from isnet_jax.training.optimiser import OptimiserConfig as OptimiserConfig
-    from isnet_jax.training.recipe import Training as Training
     from isnet_jax.training.step import TrainState as TrainState
+    from isnet_jax.training.step import build_step as build_step
     from isnet_jax.training.step import compile_step as compile_step
     from isnet_jax.training.step import init_state as init_state
-    from isnet_jax.training.step import make_evaluation as make_evaluation
+    from isnet_jax.training.step import loss_function as loss_function
     from isnet_jax.training.step import make_step as make_step
     from isnet_jax.training.step import objective as objective
-    from isnet_jax.training.trainer import Observer as Observer
-    from isnet_jax.training.trainer import fit as fit
+    from isnet_jax.training.validation import build_validation as build_validation
 
 __getattr__, __dir__ = exports(
     __name__,
@@ -35,20 +40,22 @@ __getattr__, __dir__ = exports(
         "calibration": ("calibrate",),
         "checkpoint": ("CheckpointConfig", "Checkpoints", "load_network"),
         "compilation": ("compiler_options",),
+        "config": ("TrainConfig", "Training"),
         "description": ("ModelDescription",),
-        "distributed": ("Processes", "first_then_all", "is_first"),
-        "mesh": ("Launch", "Launcher", "StepCost"),
+        "distributed": ("DistributedConfig", "Processes", "first_then_all", "is_first"),
+        "loop": ("Observer", "fit"),
+        "mesh": ("Launch", "Launcher", "MeshConfig", "StepCost"),
         "nonfinite": ("rerun",),
         "optimiser": ("OptimiserConfig",),
-        "recipe": ("Training",),
         "step": (
             "TrainState",
+            "build_step",
             "compile_step",
             "init_state",
-            "make_evaluation",
             "make_step",
+            "loss_function",
             "objective",
         ),
-        "trainer": ("Observer", "fit"),
+        "validation": ("build_validation",),
     },
 )

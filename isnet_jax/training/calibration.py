@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -9,19 +10,20 @@ import numpy as np
 from flax import nnx
 
 from isnet_jax.data.split import Split
+from isnet_jax.models.network import in_mode
 from isnet_jax.objective.calibration import Calibration, bounds, settings_of, total_relevance
 from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.objective.loss import supervised_places
 from isnet_jax.training.compilation import compiler_options
+from isnet_jax.training.config import TrainConfig
 from isnet_jax.training.description import ModelDescription
-from isnet_jax.training.recipe import Training
-from isnet_jax.training.step import compile_step, init_state, make_step, objective
+from isnet_jax.training.start import start
 
 
 def calibrate(
     description: ModelDescription,
     config: ISNetConfig,
-    training: Training,
+    training: TrainConfig,
     train: Split,
     on_step: Callable[[int, int], None] = lambda done, steps: None,
 ) -> Calibration:
@@ -34,10 +36,9 @@ def calibrate(
     """
     batches, per_epoch = training.batches(train), len(train) // training.batch_size
     steps = training.epochs * per_epoch
-    optimiser, model = training.optimiser.make(steps), description.create(training.seed)
-    state = init_state(model, optimiser, jax.random.key(training.seed))
-    run_step = compile_step(make_step(model, objective(config.classification), optimiser))
-    graph, _, _ = nnx.split(model, nnx.Param, ...)
+    plain = dataclasses.replace(training, objective=config.classification)
+    model, state, run_step = start(description, plain, steps)
+    graph = nnx.graphdef(in_mode(model, training=True))
 
     def measure(state, batch):
         copy = nnx.merge(graph, state.parameters, state.rest, copy=True)

@@ -24,7 +24,7 @@ LOST = 75
 
 
 @dataclasses.dataclass(frozen=True)
-class Processes:
+class DistributedConfig:
     """The processes of one training, each started with the same options but `index`.
 
     All need the same data and output folder (a shared disk).
@@ -124,7 +124,7 @@ def stops_with_the_others() -> Iterator[None]:
 
     At once, because whatever would wait for the others (checkpoints, JAX's shutdown) ends in an
     abort of the runtime without a word of ours. A peer that hangs instead is noticed by the runtime
-    itself, `Processes.timeout` seconds after its last sign of life.
+    itself, `DistributedConfig.timeout` seconds after its last sign of life.
     """
     try:
         yield
@@ -151,3 +151,6 @@ def agreed(numbers: dict[str, float]) -> dict[str, float]:
     values = np.array([*numbers.values()], np.float32)
     told = np.asarray(multihost_utils.broadcast_one_to_all(values))
     return dict(zip(numbers, map(float, told), strict=True))
+
+
+Processes = DistributedConfig  # Its former name.

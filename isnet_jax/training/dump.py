@@ -31,7 +31,7 @@ class Failure:
       ids: of the batch's samples.
       checkpoint: step of the checkpoint that the state was computed from; None: from none.
       description: of the network.
-      training: its `Training` in plain values.
+      training: its `TrainConfig` in plain values.
       batch: what the step was given.
       state: the state's arrays by path.
     """

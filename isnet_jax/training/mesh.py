@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import jax
@@ -14,16 +14,18 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from isnet_jax.errors import UserError, suggest
+from isnet_jax.objective.batch import Batch, Whole
 from isnet_jax.training.compilation import compiler_options
-from isnet_jax.training.step import Batch, Metrics, TrainState, compile_step
+from isnet_jax.training.step import Metrics, TrainState, compile_step
 
 AXIS = "data"
 
+Step = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, Metrics]]
 Parallel = Literal["auto", "single", "pmap", "mesh"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Launch:
+class MeshConfig:
     """How the training step runs over devices. The batch is that of all devices together.
 
     Attributes:
@@ -109,12 +111,12 @@ class StepCost:
 
 @dataclasses.dataclass(frozen=True)
 class Launcher:
-    """Runs a per-device step on one device or on all; made by `Launch.launcher`.
+    """Runs a per-device step on one device or on all; made by `MeshConfig.launcher`.
 
     Attributes:
       kind: "single", "pmap" or "mesh".
       mesh: the devices along the axis "data"; None for one.
-      synchronise_batch_norm: see `Launch`.
+      synchronise_batch_norm: see `MeshConfig`.
     """
 
     kind: Literal["single", "pmap", "mesh"]
@@ -128,7 +130,7 @@ class Launcher:
 
     @property
     def axis_name(self) -> str | None:
-        """The mapped axis, for `make_step` and `objective`."""
+        """The mapped axis, for `build_step` and `loss_function`."""
         return None if self.mesh is None else AXIS
 
     def cost(self, compiled: jax.stages.Compiled, model: nnx.Module) -> StepCost:
@@ -159,13 +161,13 @@ class Launcher:
 
     def launch(
         self,
-        step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+        step: Step,
         on_compiled: Callable[[jax.stages.Compiled], None] = lambda compiled: None,
-    ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    ) -> Step:
         """The step on all devices, compiled at its first call; the state is donated.
 
         Args:
-          step: of `make_step` with this axis.
+          step: of `build_step` with this axis.
           on_compiled: given the compiled step before it runs for the first time.
 
         Returns:
@@ -175,7 +177,7 @@ class Launcher:
         mapped = self._mapped(step)
         compiled: list[Any] = []
 
-        def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        def run(state: TrainState, batch: Mapping[str, Any]) -> tuple[TrainState, Metrics]:
             rows = self._split(batch)
             if not compiled:
                 compiled.append(mapped.lower(state, rows).compile())
@@ -184,29 +186,29 @@ class Launcher:
 
         return run
 
-    def launch_evaluation(
-        self, evaluate: Callable[[TrainState, Batch, Batch], Metrics]
-    ) -> Callable[[TrainState, Batch, Batch], Metrics]:
-        """An evaluation on all devices, compiled once for each shape.
+    def launch_validation(
+        self, validate: Callable[[TrainState, Batch, Whole], Metrics]
+    ) -> Callable[[TrainState, Batch, Whole], Metrics]:
+        """A validation on all devices, compiled once for each shape.
 
         Args:
-          evaluate: of `make_evaluation` with this axis.
+          validate: of `build_validation` with this axis.
 
         Returns:
           `(state, part, whole) -> metrics`: a state of `place`, and NumPy arrays, the same in
           every process; the part's rows divide by the devices.
         """
         if self.mesh is None:
-            return jax.jit(evaluate, compiler_options=compiler_options())
+            return jax.jit(validate, compiler_options=compiler_options())
         everywhere, rows = PartitionSpec(), PartitionSpec(AXIS)
         mapped = jax.jit(
-            self._shard_map(evaluate, (everywhere, rows, everywhere)),
+            self._shard_map(validate, (everywhere, rows, everywhere)),
             compiler_options=compiler_options(),
         )
         sharded, replicated = (NamedSharding(self.mesh, spec) for spec in (rows, everywhere))
 
-        def run(state: TrainState, part: Batch, whole: Batch) -> Metrics:
-            return mapped(state, _placed(dict(part), sharded), _placed(dict(whole), replicated))
+        def run(state: TrainState, part: Batch, whole: Whole) -> Metrics:
+            return mapped(state, _placed(part, sharded), _placed(whole, replicated))
 
         return run
 
@@ -244,7 +246,7 @@ class Launcher:
             check_vma=False,
         )
 
-    def _split(self, batch: Batch) -> Any:
+    def _split(self, batch: Mapping[str, Any]) -> Any:
         if self.mesh is None:
             return dict(batch)
         if self.kind == "pmap":
@@ -269,3 +271,6 @@ def _placed(values: Any, sharding: NamedSharding) -> Any:
         lambda value: jax.make_array_from_callback(value.shape, sharding, value.__getitem__),
         values,
     )
+
+
+Launch = MeshConfig  # Its former name.

@@ -12,15 +12,16 @@ import numpy as np
 from isnet_jax.data import Augmentation
 from isnet_jax.errors import UserError
 from isnet_jax.training.checkpoint import unflattened
+from isnet_jax.training.config import TrainConfig
 from isnet_jax.training.dump import Failure, host_arrays, load_failure
 from isnet_jax.training.metrics import NonFiniteError, nonfinite
-from isnet_jax.training.recipe import Training
-from isnet_jax.training.run import ADVICE, STATE, Run, is_finite
-from isnet_jax.training.serial import from_plain, plain
-from isnet_jax.training.step import TrainState, compile_step, init_state, make_step, objective
+from isnet_jax.training.serial import from_dict, to_dict
+from isnet_jax.training.start import start
+from isnet_jax.training.step import TrainState
+from isnet_jax.training.trainer import ADVICE, STATE, Trainer, is_finite
 
 
-def diverged(run: Run, error: NonFiniteError) -> UserError:
+def diverged(run: Trainer, error: NonFiniteError) -> UserError:
     """Make the steps since the last checkpoint again, dump the failing one, and say so.
 
     No step keeps a copy of the state before it, so that nothing is paid until one fails.
@@ -39,7 +40,7 @@ def diverged(run: Run, error: NonFiniteError) -> UserError:
         ids=_ids(run, place),
         checkpoint=checkpoint,
         description=run.description,
-        training=plain(run.training),
+        training=to_dict(run.training),
         batch=batch,
         state=host_arrays(run.local()),
     )
@@ -62,7 +63,7 @@ def diverged(run: Run, error: NonFiniteError) -> UserError:
     )
 
 
-def _ids(run: Run, place: Any) -> tuple[str, ...]:
+def _ids(run: Trainer, place: Any) -> tuple[str, ...]:
     """Names of the samples of the batch that follows this state of the iterator."""
     count = len(run.train)
     numbers = dataclasses.replace(
@@ -89,12 +90,9 @@ def rerun(path: str | Path) -> list[str]:
       UserError: no such dump, or one of another version of this package.
     """
     failure = load_failure(Path(path))
-    training = from_plain(Training, failure.training, str(path))
-    optimiser = training.optimiser.make(failure.steps)
-    model = failure.description.create(training.seed)
-    like = init_state(model, optimiser, jax.random.key(training.seed))
+    training = from_dict(TrainConfig, failure.training, str(path))
+    _, like, run_step = start(failure.description, training, failure.steps)
     state = unflattened(like, failure.state, str(path))
-    run_step = compile_step(make_step(model, objective(training.objective), optimiser))
     return _rerun(run_step, state, failure.batch)
 
 

@@ -16,20 +16,20 @@ T = TypeVar("T")
 _RULE = "rule"  # The key that names the class of an LRP rule.
 
 
-def plain(value: Any) -> Any:
+def to_dict(value: Any) -> Any:
     """Options as nested mappings of plain values, for JSON, YAML and the report."""
     if dataclasses.is_dataclass(value):
         named = {_RULE: type(value).__name__} if isinstance(value, lrp.Rule) else {}
-        return named | {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return named | {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
+        return [to_dict(item) for item in value]
     return value
 
 
-def from_plain(kind: type[T], values: Any, where: str, *, default: T | None = None) -> T:
-    """The inverse of `plain` for a dataclass.
+def from_dict(kind: type[T], values: Any, where: str, *, default: T | None = None) -> T:
+    """The inverse of `to_dict` for a dataclass.
 
     Args:
       kind: the dataclass.

@@ -15,17 +15,12 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array
 
-from isnet_jax.objective.classification import Classification
-from isnet_jax.objective.config import ISNetConfig
-from isnet_jax.objective.loss import isnet_loss, plain_loss
+from isnet_jax.models.network import in_mode
+from isnet_jax.objective.batch import Batch
+from isnet_jax.objective.loss import LossFunction, loss_function
 from isnet_jax.training.compilation import compiler_options
 
-_NO_STEP = 2**32 - 1  # Random choices of an evaluation are those of no step.
-
-Batch = Mapping[str, Any]
 Metrics = dict[str, Array]
-Objective = Callable[[nnx.Module, Batch, Array, Array | None], tuple[Array, dict[str, Array]]]
-"""(model, batch, key, step or None in evaluation) -> loss, aux."""
 
 
 @jax.tree_util.register_dataclass
@@ -47,21 +42,6 @@ class TrainState:
     optimiser: optax.OptState
 
 
-def objective(config: ISNetConfig | Classification, axis_name: str | None = None) -> Objective:
-    """The loss of an ISNet, or of a plain classifier.
-
-    Args:
-      axis_name: the mapped axis over which batches are split.
-    """
-    if isinstance(config, Classification):
-        return lambda model, batch, key, step: plain_loss(model, batch, config, axis_name=axis_name)
-    # Evaluation explains every sample, so that its losses can be compared.
-    whole = dataclasses.replace(config, heatmap_fraction=1.0)
-    return lambda model, batch, key, step: isnet_loss(
-        model, batch, whole if step is None else config, rng=key, step=step, axis_name=axis_name
-    )
-
-
 def init_state(
     model: nnx.Module, optimiser: optax.GradientTransformation, key: Array
 ) -> TrainState:
@@ -71,19 +51,21 @@ def init_state(
     return TrainState(jnp.zeros((), jnp.int32), key, parameters, rest, optimiser.init(parameters))
 
 
-def make_step(
+def build_step(
     model: nnx.Module,
-    objective: Objective,
+    loss_function: LossFunction,
     optimiser: optax.GradientTransformation,
     *,
     axis_name: str | None = None,
     accumulate: int = 1,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Mapping[str, Any] | Batch], tuple[TrainState, Metrics]]:
     """The training step of one device, a pure function.
 
     Args:
-      model: its structure; its values come from the state.
-      objective: (model, batch, key, step) -> loss, aux. All devices get the same key.
+      model: its structure, in train mode here whatever its own; its values come from the state.
+      loss_function: `(model, batch, key, number of updates) -> loss, aux`, such as
+        `loss_function(config)` gives. All devices get the same key. The batch is what the step is
+        given, or, accumulated, a part of it as a `Batch`.
       optimiser: as for `init_state`.
       axis_name: average gradients, metrics and batch statistics over this mapped axis, of pmap
         or of `jax.shard_map(..., check_vma=False)`: with the check on, JAX itself sums the
@@ -95,45 +77,36 @@ def make_step(
 
     Returns:
       `(state, batch) -> (state, metrics)`; metrics are scalars: loss, gradient_norm and those of
-      the objective's aux.
+      the loss function's aux.
     """
-    model.train()
-    graph, _, _ = nnx.split(model, nnx.Param, ...)
+    graph = nnx.graphdef(in_mode(model, training=True))
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Mapping[str, Any] | Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
 
         def loss_of(parameters, rest, part):
             copy = nnx.merge(graph, parameters, rest, copy=True)
-            loss, aux = objective(copy, part, key, state.step)
-            return loss, (nnx.state(copy, nnx.Not(nnx.Param)), _scalars(loss, aux))
+            loss, aux = loss_function(copy, part, key, state.step)
+            return loss, (nnx.state(copy, nnx.Not(nnx.Param)), scalars(loss, aux))
 
         gradient_of = functools.partial(jax.grad(loss_of, has_aux=True), state.parameters)
         if accumulate == 1:
             gradients, (rest, metrics) = gradient_of(state.rest, batch)
         else:
-            whole = {name: batch[name] for name in ("label", "has_mask") if name in batch}
+            parts, whole = Batch.of(batch).parts(accumulate, axis_name)
             gradients, (rest, metrics) = _accumulated(
-                lambda rest, part: gradient_of(rest, {**part, "whole": whole}),
+                lambda rest, part: gradient_of(rest, dataclasses.replace(part, whole=whole)),
                 state,
-                _parts(batch, accumulate, axis_name),
+                parts,
             )
         if axis_name is not None:
-            gradients, rest, metrics = _averaged((gradients, rest, metrics), axis_name)
+            gradients, rest, metrics = averaged((gradients, rest, metrics), axis_name)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         updates, optimiser_state = optimiser.update(gradients, state.optimiser, state.parameters)
         parameters: Any = optax.apply_updates(state.parameters, updates)
         return TrainState(state.step + 1, state.key, parameters, rest, optimiser_state), metrics
 
     return step
-
-
-def _parts(batch: Batch, count: int, axis_name: str | None) -> Batch:
-    """Equal parts of the batch on a new leading axis; samples keep their number in the whole."""
-    size = len(batch["image"])
-    start = 0 if axis_name is None else lax.axis_index(axis_name) * size
-    numbered = {**batch, "number": start + jnp.arange(size)}
-    return jax.tree.map(lambda a: a.reshape(count, size // count, *a.shape[1:]), numbered)
 
 
 def _accumulated(
@@ -149,7 +122,7 @@ def _accumulated(
 
     zeros = jax.tree.map(jnp.zeros_like, state.parameters)
     (total, latest), (rests, metrics) = lax.scan(add, (zeros, state.rest), parts)
-    count = len(parts["image"])
+    count = len(parts)
     gradients = jax.tree.map(lambda leaf: leaf / count, total)
     rest = jax.tree.map(lambda new, all: all.mean(0) if _is_inexact(new) else new, latest, rests)
     return gradients, (rest, jax.tree.map(lambda values: values.mean(0), metrics))
@@ -160,35 +133,7 @@ def compile_step(step: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
 
 
-def make_evaluation(
-    model: nnx.Module, objective: Objective, *, axis_name: str | None = None
-) -> Callable[[TrainState, Batch, Batch], Metrics]:
-    """The objective's metrics in eval mode, without an update; a pure function, of one device.
-
-    Args:
-      model, objective, axis_name: as for `make_step`.
-
-    Returns:
-      `(state, part, whole) -> metrics`, with "label" and, if parts have it, "has_mask" of all
-      samples in whole. Means of the metrics over parts, weighted by their length, are those of
-      the whole, but for the count "nonfinite"; random choices go by "number", each sample's in
-      the whole, and are the same at every call.
-    """
-    model.eval()
-    graph, _, _ = nnx.split(model, nnx.Param, ...)
-    model.train()
-
-    def evaluate(state: TrainState, part: Batch, whole: Batch) -> Metrics:
-        copy = nnx.merge(graph, state.parameters, state.rest, copy=True)
-        key = jax.random.fold_in(state.key, _NO_STEP)
-        loss, aux = objective(copy, {**part, "whole": whole}, key, None)
-        metrics = _scalars(loss, aux)
-        return metrics if axis_name is None else _averaged(metrics, axis_name)
-
-    return evaluate
-
-
-def _averaged(tree: Any, axis_name: str) -> Any:
+def averaged(tree: Any, axis_name: str) -> Any:
     """Means over the axis by one all-reduce for each dtype; counters and keys stay: all are alike.
 
     One vector, because XLA would combine the arrays of a tree with whatever else is reduced at
@@ -208,7 +153,11 @@ def _is_inexact(leaf: Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
-def _scalars(loss: Array, aux: Mapping[str, Array]) -> Metrics:
+def scalars(loss: Array, aux: Mapping[str, Array]) -> Metrics:
     """All in the loss's dtype, so that devices average them together with the gradients."""
     scalars = {name: value for name, value in aux.items() if jnp.ndim(value) == 0}
     return {name: jnp.asarray(v, loss.dtype) for name, v in {"loss": loss, **scalars}.items()}
+
+
+# Former names.
+make_step, objective = build_step, loss_function

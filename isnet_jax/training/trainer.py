@@ -1,114 +1,167 @@
-"""Training of one network: the loop around the compiled step."""
+"""A training in progress: its state, its place in the data, its records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
-from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from isnet_jax.data import Split
-from isnet_jax.errors import Terminated
-from isnet_jax.training import profiling
+from isnet_jax.errors import UserError
+from isnet_jax.objective.loss import loss_function
 from isnet_jax.training.checkpoint import Checkpoints
-from isnet_jax.training.description import ModelDescription, write_description
-from isnet_jax.training.distributed import stops_with_the_others
+from isnet_jax.training.config import TrainConfig
+from isnet_jax.training.description import ModelDescription
+from isnet_jax.training.distributed import agreed
 from isnet_jax.training.mesh import StepCost
-from isnet_jax.training.metrics import NonFiniteError, Record
-from isnet_jax.training.nonfinite import diverged
-from isnet_jax.training.recipe import Training
-from isnet_jax.training.run import Run
-from isnet_jax.training.step import TrainState
-from isnet_jax.training.termination import Termination
+from isnet_jax.training.metrics import EpochMetrics, NonFiniteError, Record, nonfinite
+from isnet_jax.training.provenance import provenance
+from isnet_jax.training.serial import to_dict
+from isnet_jax.training.speed import EpochClock
+from isnet_jax.training.step import (
+    TrainState,
+    build_step,
+    init_state,
+)
+from isnet_jax.training.validation import Validation
+
+STATE = "state"
+ADVICE = (
+    "Lower the learning rate or the heatmap weight, or clip the gradient more tightly "
+    "(optimiser.clip_norm)."
+)
 
 
-class Observer(Protocol):
-    """Told of what happens: a progress bar, a log, a test."""
+class Trainer:
+    """A training and how far it is: restored from its last checkpoint when made."""
 
-    def on_start(self, step: int, steps: int) -> None:
-        """Before the first step: how many were made by an earlier call, and how many in all."""
-
-    def on_notice(self, text: str) -> None:
-        """Something that the user should know."""
-
-    def on_compiled(self, cost: StepCost) -> None:
-        """Before the first step of this call: what a step costs."""
-
-    def on_step(self, step: int, metrics: Record | None) -> None:
-        """After a step was dispatched; metrics of a recent one where they were fetched."""
-
-    def on_epoch(self, record: Record, model: Callable[[], nnx.Module]) -> None:
-        """After an epoch; `model` makes the network as it is now, in eval mode."""
-
-
-def fit(
-    description: ModelDescription,
-    training: Training,
-    train: Split,
-    validation: Split,
-    folder: Path,
-    observer: Observer,
-) -> tuple[nnx.Module, list[Record]]:
-    """Train a network, or go on where an earlier call in this folder was interrupted.
-
-    Of several processes (`jax.distributed`) each makes this call, with the same arguments.
-
-    After every epoch, and in between as `training.checkpoints` says, the state, the place in the
-    data and the history are written to `folder/last`, and to `folder/best` if the validation loss
-    is among the lowest; the history also to `folder/metrics.jsonl`, one line an epoch.
-
-    Returns:
-      The network with the lowest validation loss, in eval mode, and one record an epoch.
-
-    Raises:
-      UserError: a step is no longer finite (it is dumped, and the last checkpoint is kept), a
-        checkpoint cannot be written or read, or the folder's belong to another architecture; or the
-        batch does not divide by the devices.
-      Terminated: SIGTERM came; the last step is saved.
-    """
-    training.launch.launcher(training.batch_size)  # Refuses what does not divide.
-    write_description(folder, description)
-    with (
-        Termination() as termination,
-        Checkpoints(folder, training.checkpoints, observer.on_notice) as checkpoints,
-        profiling.Window(folder / "profile", training.profile_steps) as profile,
-        stops_with_the_others(),
+    def __init__(
+        self,
+        description: ModelDescription,
+        training: TrainConfig,
+        train: Split,
+        validation: Split,
+        folder: Path,
+        checkpoints: Checkpoints,
+        on_compiled: Callable[[StepCost], None],
     ):
-        run = Run(
-            description, training, train, validation, folder, checkpoints, observer.on_compiled
+        self.description, self.training, self.train = description, training, train
+        self.folder, self.checkpoints = folder, checkpoints
+        self.steps_per_epoch = len(train) // training.batch_size
+        self.steps = training.epochs * self.steps_per_epoch
+        self.model = description.create(training.seed)
+        optimiser = training.optimiser.make(self.steps)
+        self._launcher = launcher = training.launch.launcher(training.batch_size)
+        step = build_step(
+            launcher.prepared(self.model),
+            loss_function(training.objective, launcher.axis_name),
+            optimiser,
+            axis_name=launcher.axis_name,
+            accumulate=training.launch.accumulate,
         )
-        observer.on_start(run.step, run.steps)
-        try:
-            while not run.is_over():
-                for step in run.remaining_steps():
-                    profile.before(step)
-                    metrics, looked = run.make_step()
-                    profile.after(step, metrics)
-                    observer.on_step(step, looked)
-                    if looked is not None:
-                        checkpoints.check()
-                    if termination.is_due():
-                        run.save_within_epoch()
-                        checkpoints.wait()
-                        raise Terminated(f"ended by SIGTERM; step {step} is saved")
-                    if run.save_is_due():
-                        run.save_within_epoch()
-                record = run.end_epoch()
-                state = run.local()
-                observer.on_epoch(record, lambda state=state: _network(run.model, state))
-                if termination.is_due():
-                    checkpoints.wait()
-                    raise Terminated(f"ended by SIGTERM; epoch {record['epoch']:.0f} is saved")
-        except NonFiniteError as error:
-            raise diverged(run, error) from error
-        chosen = checkpoints.best(run.state)
-    assert chosen is not None
-    return _network(run.model, chosen), run.history
+        self.run_step = launcher.launch(
+            step, lambda compiled: on_compiled(launcher.cost(compiled, self.model))
+        )
+        self._validation = Validation(
+            self.model, training.objective, launcher, validation, 2 * training.batch_size
+        )
+        self._made_by = {"training": to_dict(training), **provenance()}
+        self._optimiser = optimiser
+        self.restore()
+
+    def restore(self) -> None:
+        self.batches = self.training.batches(self.train)
+        self.state = init_state(self.model, self._optimiser, jax.random.key(self.training.seed))
+        progress = {"history": [], "epoch": None}
+        resumed = self.checkpoints.resume(self.state)
+        if resumed is not None:
+            self.state, progress = resumed
+            self.batches.set_state(progress["batches"])
+        self.history: list[Record] = progress["history"]
+        self.step = int(self.state.step)
+        self.state = self._launcher.place(self.state)
+        within = progress["epoch"] or {}
+        self.metrics = EpochMetrics(within.get("metrics"))
+        self.clock = EpochClock(within.get("seconds", 0.0), first=True)
+
+    def local(self) -> TrainState:
+        """The state on one device of this process."""
+        return self._launcher.local(self.state)
+
+    def is_over(self) -> bool:
+        """After the last epoch, or too many without a new lowest validation loss."""
+        losses = [record["validation_loss"] for record in self.history]
+        patience = self.training.patience
+        stale = len(losses) - 1 - int(np.argmin(losses)) if losses else 0
+        return len(losses) >= self.training.epochs or 0 < patience <= stale
+
+    def remaining_steps(self) -> range:
+        """Numbers of the running epoch's steps that are not made yet."""
+        return range(self.step + 1, (len(self.history) + 1) * self.steps_per_epoch + 1)
+
+    def advance(self) -> tuple[Mapping[str, Any], Record | None]:
+        """Dispatch the next step; its metrics, and now and then those of a recent one."""
+        self.state, metrics = self.run_step(self.state, next(self.batches))
+        self.step += 1
+        self.clock.count(metrics)
+        return metrics, self.metrics.add(self.step, metrics)
+
+    def save_is_due(self) -> bool:
+        every = self.training.checkpoints.every
+        return every > 0 and self.step % every == 0 and self.step % self.steps_per_epoch > 0
+
+    def save_within_epoch(self) -> None:
+        sums = self.metrics.saved()
+        self._require_finite_state()
+        self._save({"metrics": sums, "seconds": self.clock.seconds()})
+
+    def end_epoch(self) -> Record:
+        """Validate and save; the epoch's record."""
+        means = self.metrics.means()
+        self._require_finite_state()
+        self.clock.finished_steps(self.training.batch_size)
+        validated = agreed(self._validation.metrics(self.state))
+        record = {
+            "epoch": len(self.history) + 1,
+            "step": self.step,
+            **{("train_loss" if k == "loss" else k): v for k, v in means.items()},
+            **{f"validation_{name}": value for name, value in validated.items()},
+            **self.clock.record(),
+        }
+        if wrong := nonfinite(record):
+            raise UserError(
+                f"training diverged in epoch {record['epoch']}: NaN or infinite "
+                f"{', '.join(wrong)} after its last step. {ADVICE}"
+            )
+        self.history.append(record)
+        self._save(None, record["validation_loss"])
+        self.checkpoints.write_history(self.history)
+        self.metrics, self.clock = EpochMetrics(), EpochClock()
+        return record
+
+    def _require_finite_state(self) -> None:
+        if not is_finite(self.state):
+            raise NonFiniteError(self.step, [STATE])
+
+    def _save(self, within_epoch: dict[str, Any] | None, loss: float | None = None) -> None:
+        progress = {
+            "history": self.history,
+            "batches": self.batches.get_state(),
+            "epoch": within_epoch,
+            **self._made_by,
+        }
+        self.checkpoints.save(self.state, progress, loss=loss)
 
 
-def _network(model: nnx.Module, state: TrainState) -> nnx.Module:
-    graph, _, _ = nnx.split(model, nnx.Param, ...)
-    made = nnx.merge(graph, state.parameters, state.rest, copy=True)
-    made.eval()
-    return made
+@jax.jit
+def _all_finite(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
+def is_finite(state: TrainState) -> bool:
+    leaves = jax.tree.leaves((state.parameters, state.rest, state.optimiser))
+    return bool(_all_finite([leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]))

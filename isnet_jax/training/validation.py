@@ -1,19 +1,58 @@
-"""Metrics of a whole split, on all devices."""
+"""The objective's metrics over a validation split, on all devices, without an update."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from isnet_jax.data import Split
+from isnet_jax.data.split import Split
+from isnet_jax.models.network import in_mode
+from isnet_jax.objective.batch import Batch, Whole
 from isnet_jax.objective.classification import Classification
 from isnet_jax.objective.config import ISNetConfig
+from isnet_jax.objective.loss import loss_function
 from isnet_jax.training.compilation import compiler_options
 from isnet_jax.training.mesh import Launcher
-from isnet_jax.training.step import TrainState, make_evaluation, objective
+from isnet_jax.training.step import Metrics, TrainState, averaged, scalars
+
+_NO_STEP = 2**32 - 1  # Random choices of a validation are those of no step.
+
+
+def build_validation(
+    model: nnx.Module, config: ISNetConfig | Classification, *, axis_name: str | None = None
+) -> Callable[[TrainState, Batch, Whole], Metrics]:
+    """The objective's metrics in eval mode; a pure function, of one device.
+
+    Every sample is explained and P is `heatmap_weight`, so that losses can be compared.
+
+    Args:
+      model: its structure; its values come from the state.
+      config: of the objective.
+      axis_name: the mapped axis over which parts are split.
+
+    Returns:
+      `(state, part, whole) -> metrics`: a part of the samples with their numbers, and the whole
+      that it is a part of. Means of the metrics over parts, weighted by their length, are those of
+      the whole, but for the count "nonfinite"; random choices are the same at every call.
+    """
+    if isinstance(config, ISNetConfig):
+        config = dataclasses.replace(config, heatmap_fraction=1.0, heatmap_schedule=())
+    graph = nnx.graphdef(in_mode(model, training=False))
+    loss_of = loss_function(config, axis_name)
+
+    def validate(state: TrainState, part: Batch, whole: Whole) -> Metrics:
+        copy = nnx.merge(graph, state.parameters, state.rest, copy=True)
+        key = jax.random.fold_in(state.key, _NO_STEP)
+        loss, aux = loss_of(copy, dataclasses.replace(part, whole=whole), key, state.step)
+        metrics = scalars(loss, aux)
+        return metrics if axis_name is None else averaged(metrics, axis_name)
+
+    return validate
 
 
 class Validation:
@@ -39,21 +78,15 @@ class Validation:
         largest: int,
     ):
         self._split, self._launcher = split, launcher
-        self._alone = jax.jit(
-            make_evaluation(model, objective(config)), compiler_options=compiler_options()
-        )
+        self._alone = jax.jit(build_validation(model, config), compiler_options=compiler_options())
         name, devices = launcher.axis_name, launcher.devices
-        self._spread = launcher.launch_evaluation(
-            make_evaluation(model, objective(config, name), axis_name=name)
-        )
+        self._spread = launcher.launch_validation(build_validation(model, config, axis_name=name))
         self._parts = [
             np.arange(devices * rows[0], devices * (rows[-1] + 1))
             for rows in even_parts(len(split) // devices, max(largest // devices, 1))
         ]
         self._rest = np.arange(len(split) - len(split) % devices, len(split))
-        self._whole = {"label": split.labels}
-        if split.has_mask is not None:
-            self._whole["has_mask"] = split.has_mask
+        self._whole = Whole(split.labels, split.has_mask)
 
     def metrics(self, state: TrainState) -> dict[str, float]:
         """Means over the samples, in float32: what processes tell each other.
@@ -65,9 +98,9 @@ class Validation:
         if len(self._rest):
             parts.append((self._rest, self._alone, self._launcher.local(state)))
         found: list[Any] = []
-        for indices, evaluate, placed in parts:
-            batch = {**self._split.batch(indices), "number": indices.astype(np.int32)}
-            found.append(evaluate(placed, batch, self._whole))
+        for indices, validate, placed in parts:
+            part = Batch.of({**self._split.batch(indices), "number": indices.astype(np.int32)})
+            found.append(validate(placed, part, self._whole))
         found = jax.device_get(found)
         shares = np.array([len(indices) for indices, _, _ in parts]) / len(self._split)
         return {

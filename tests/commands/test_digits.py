@@ -49,10 +49,12 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def test_metrics(finished: Path):
     metrics = json.loads((finished / "metrics.json").read_text())
     for network in ("plain", "isnet"):
-        assert set(metrics[network]) == {
-            "biased", "unbiased", "confounding", "background_relevance",
+        judged = dict(metrics[network])
+        interventions = judged.pop("interventions")
+        assert set(judged) == {
+            "biased", "unbiased", "confounding", "worst_group", "background_relevance",
         }  # fmt: skip
-        assert all(0 <= value <= 1 for value in metrics[network].values())
+        assert all(0 <= value <= 1 for value in (*judged.values(), *interventions.values()))
     assert metrics["seconds"] >= sum(metrics["training_seconds"].values()) > 0
     assert {"date", "machine", "version", "command"} <= set(metrics)
 

@@ -95,7 +95,7 @@ def test_images_of_another_size(capsys, weights, tmp_path):
 
 
 def test_every_unusable_file_is_named_before_any_compute(capsys, folder, weights, monkeypatch):
-    monkeypatch.setattr("isnet_jax.commands.explain._explained", None)
+    monkeypatch.setattr("isnet_jax.commands.explain.explain_classes", None)
     Image.new("L", (40, 20)).save(folder / "wide.png")
     (folder / "broken.png").write_bytes(b"\x89PNG nothing")
     shown = failed(capsys, "explain", folder, folder / "notes.txt", *MODEL, "--weights", weights)

@@ -10,7 +10,7 @@ import pytest
 from isnet_jax import ISNetConfig, lrp
 from isnet_jax.commands import digits
 from isnet_jax.commands.main import main
-from isnet_jax.training import Launch
+from isnet_jax.training import MeshConfig
 
 TRAIN = ("train", "biased-digits")
 OWN = ("train", "own-data")
@@ -168,7 +168,7 @@ def test_the_program_is_installed():
 
 def test_how_the_step_runs_over_devices(capsys):
     found = job("--parallel", "pmap", "--accumulate", "2", "--synchronise-batch-norm", "True")
-    assert found.launch == Launch("pmap", accumulate=2, synchronise_batch_norm=True)
+    assert found.launch == MeshConfig("pmap", accumulate=2, synchronise_batch_norm=True)
     told = failed(capsys, *TRAIN, "--parallel", "mesch")
     assert "Expected one of ('auto', 'single', 'pmap', 'mesh')" in told
     told = failed(capsys, *TRAIN, "--processes.count", "2")

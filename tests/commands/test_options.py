@@ -14,8 +14,8 @@ from isnet_jax import ISNetConfig, UserError, lrp
 from isnet_jax.commands.config_file import from_yaml, to_yaml
 from isnet_jax.commands.custom import OwnDataJob
 from isnet_jax.commands.digits import CONFIGS, BiasedDigitsJob
-from isnet_jax.training import Training
-from isnet_jax.training.serial import from_plain, plain
+from isnet_jax.training import TrainConfig
+from isnet_jax.training.serial import from_dict, to_dict
 
 ODD = ISNetConfig(
     foreground_range=((1.0, 25.0), (0.5, 3.0)),
@@ -106,7 +106,7 @@ def test_a_file_that_is_not_there(tmp_path: Path):
         from_yaml(OwnDataJob, tmp_path / "absent.yaml")
 
 
-NAMES = [field.name for field in dataclasses.fields(Training)]
+NAMES = [field.name for field in dataclasses.fields(TrainConfig)]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(max_size=3),
     lambda inner: (
@@ -120,9 +120,9 @@ VALUES = st.recursive(
 @given(st.sampled_from(NAMES), VALUES)
 @settings(max_examples=200, deadline=None)
 def test_any_value_is_taken_or_refused(name: str, value: object):
-    values = yaml.safe_load(yaml.safe_dump(plain(ISNET) | {name: value}))
+    values = yaml.safe_load(yaml.safe_dump(to_dict(ISNET) | {name: value}))
     try:
-        made = from_plain(Training, values, "here")
+        made = from_dict(TrainConfig, values, "here")
     except UserError:
         return
-    assert from_plain(Training, plain(made), "here") == made or value != value
+    assert from_dict(TrainConfig, to_dict(made), "here") == made or value != value

@@ -7,11 +7,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from isnet_jax.data import Augmentation, Batch, BiasedDigits, Split, load_split, train_iterator
+from isnet_jax.data import Augmentation, BatchDict, BiasedDigits, Split, load_split, train_iterator
 from isnet_jax.errors import UserError
 
 
-def same(first: Batch, second: Batch) -> bool:
+def same(first: BatchDict, second: BatchDict) -> bool:
     return all(np.array_equal(first[key], second[key]) for key in ("image", "mask", "label"))
 
 

@@ -23,6 +23,7 @@ def test_chunks_cover_every_sample_once(count: int, size: int):
 
 def test_predictions_do_not_depend_on_chunks_and_are_the_bare_models():
     model = SMALL.create()
+    model.eval()
     images = split(7).batch(slice(None))["image"]
     logits = predict(model, images, batch_size=3)
     assert logits.shape == (7, 3)
@@ -37,6 +38,7 @@ def test_accuracy():
 
 def test_relevance_is_that_of_the_highest_logit():
     model = SMALL.create()
+    model.eval()
     images = split(5).batch(slice(None))["image"]
     found = highest_logit_relevance(model, images, batch_size=2)
     assert found.shape == images.shape

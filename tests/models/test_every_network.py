@@ -14,8 +14,8 @@ from isnet_jax.models.densenet import DenseNet
 from isnet_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from isnet_jax.models.vgg import VGG
 from isnet_jax.models.vit import VisionTransformer
-from isnet_jax.training import init_state, make_step
-from isnet_jax.training.step import objective
+from isnet_jax.training import build_step, init_state
+from isnet_jax.training.step import loss_function
 
 PRECISIONS = {"float32": None, "bf16": jnp.bfloat16}
 ISNET = ISNetConfig(variant="selective", batch_stats="gradient")
@@ -68,7 +68,7 @@ def step(make, size: int, samples: int = 2) -> dict[str, jax.Array]:
         "mask": jnp.zeros((samples, size, size, 1)).at[:, 4:20, 4:20].set(1),
         "label": jnp.arange(samples) % 3,
     }
-    new, metrics = jax.jit(make_step(model, objective(ISNET), optimiser))(state, batch)
+    new, metrics = jax.jit(build_step(model, loss_function(ISNET), optimiser))(state, batch)
     for leaf in jax.tree.leaves(new.parameters):
         assert leaf.dtype == jnp.float32
         assert jnp.isfinite(leaf).all()

@@ -14,7 +14,7 @@ from isnet_jax.models.densenet import DenseNet
 from isnet_jax.models.resnet import BasicBlock, ResNet
 from isnet_jax.models.vgg import VGG
 from isnet_jax.models.vit import VisionTransformer
-from isnet_jax.training import compile_step, init_state, make_step, objective
+from isnet_jax.training import build_step, compile_step, init_state, loss_function
 
 TINY = {
     "resnet": lambda **o: ResNet(3, block=BasicBlock, blocks=(1, 1, 1, 1), **o),
@@ -93,7 +93,7 @@ def test_remat_takes_less_memory_in_the_compiled_step(config, share):
     for remat in (False, True):
         model = DenseNet(3, depths=(8, 8), growth=16, stem=16, remat=remat, rngs=nnx.Rngs(0))
         optimiser = optax.sgd(0.1)
-        step = compile_step(make_step(model, objective(config), optimiser))
+        step = compile_step(build_step(model, loss_function(config), optimiser))
         state = init_state(model, optimiser, jax.random.key(0))
         batch = {
             "image": jnp.zeros((4, 64, 64, 3)),

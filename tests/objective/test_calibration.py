@@ -17,7 +17,7 @@ from tiny_training import PLAIN, SMALL, split
 from isnet_jax import Classification, ISNetConfig, UserError, isnet_loss
 from isnet_jax.commands.calibrate import CalibrateBiasedDigits, run
 from isnet_jax.objective.calibration import bounds, calibrated, total_relevance, write
-from isnet_jax.training import calibrate, compile_step, init_state, make_step, objective
+from isnet_jax.training import build_step, calibrate, compile_step, init_state, loss_function
 
 CONFIG = ISNetConfig(variant="stochastic", batch_stats="constant")
 
@@ -69,7 +69,7 @@ def test_the_last_epoch_of_a_plain_training_is_measured():
     found = calibrate(SMALL, CONFIG, training, train, lambda *progress: told.append(progress))
     optimiser, model = training.optimiser.make(6), SMALL.create(training.seed)
     state = init_state(model, optimiser, jax.random.key(training.seed))
-    step = compile_step(make_step(model, objective(Classification()), optimiser))
+    step = compile_step(build_step(model, loss_function(Classification()), optimiser))
     totals, batches = [], training.batches(train)
     for number in range(6):
         batch = next(batches)

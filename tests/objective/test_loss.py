@@ -65,11 +65,15 @@ def in_our_layout(model: nnx.Module) -> dict[str, jax.Array]:
 
 
 @functools.cache
-def written_out(train: bool, box: bool, batch_stats: str):
+def written_out(train: bool, box: bool, batch_stats: str, epsilon: float = 1e-2):
     """isnet_loss's step and the written-out one, both as torch names -> values."""
     with jax.enable_x64(True):
         config = dataclasses.replace(
-            BASE, box_rule=box, batch_stats=batch_stats, foreground_loss="hybrid"
+            BASE,
+            box_rule=box,
+            batch_stats=batch_stats,
+            foreground_loss="hybrid",
+            lrp_epsilon=epsilon,
         )
         step, parameters = stepper(config, train)
         (value, aux), gradient = step(parameters)
@@ -89,16 +93,22 @@ def written_out(train: bool, box: bool, batch_stats: str):
 )
 def test_a_written_out_copy_agrees(train, box, batch_stats):
     """With z^B the true derivative is not the method's; the written-out copy freezes the same."""
-    (value, aux, found), (expected, expected_aux, gradient), _ = written_out(
-        train, box, batch_stats
-    )
+    compare(*written_out(train, box, batch_stats)[:2])
+
+
+def test_the_stabiliser_is_that_of_the_box_rule_too():
+    compare(*written_out(True, True, "constant", 0.1)[:2])
+
+
+def compare(ours: Any, explicit: Any) -> None:
+    (value, aux, found), (expected, expected_aux, gradient) = ours, explicit
     assert float(value) == pytest.approx(float(expected), rel=1e-9)
     assert relative_error(aux["logits"], expected_aux["logits"]) < 1e-12
     assert relative_error(aux["heatmaps"][:, 0], expected_aux["heatmap"]) < 1e-10
     size = max(float(jnp.abs(g).max()) for g in gradient.values())
-    for name, ours in found.items():
+    for name, array in found.items():
         scale = max(float(jnp.abs(gradient[name]).max()), 1e-6 * size)
-        assert float(jnp.abs(ours - gradient[name]).max()) < 1e-8 * scale, name
+        assert float(jnp.abs(array - gradient[name]).max()) < 1e-8 * scale, name
 
 
 def test_the_gradient_with_box_rule_against_differences_with_its_constants_frozen():
@@ -354,7 +364,7 @@ def test_stochastic_without_a_key_or_a_second_class():
     with pytest.raises(UserError, match="needs two classes or more; the model has 1"):
         explained(jnp.zeros((2, 1)), config, jax.random.key(0))
     with pytest.raises(UserError, match='"selective" variant needs two classes or more'):
-        explained(jnp.zeros((2, 1)), ISNetConfig(variant="selective", batch_stats="gradient"))
+        explained(jnp.zeros((2, 1)), ISNetConfig(variant="selective"))
 
 
 def test_deep_supervision_of_a_model_without_places():

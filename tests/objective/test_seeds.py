@@ -16,7 +16,8 @@ from small_isnet import BASE, CLASSES, Tapped, batch_of, small, stepper, without
 
 from isnet_jax import Classification, ISNetConfig, UserError, isnet_loss, lrp
 from isnet_jax.objective import losses
-from isnet_jax.objective.seeds import explained, heatmap_loss
+from isnet_jax.objective.loss import heatmap_loss
+from isnet_jax.objective.seeds import explained
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -29,7 +30,7 @@ def test_the_selective_seed_is_the_gradient_of_the_lowest_logits_log_odds():
         p = jax.nn.softmax(logits)[sample, c]
         return jnp.log(p + s) - jnp.log(1 - p + s)
 
-    (seed,) = explained(logits, ISNetConfig(variant="selective", batch_stats="gradient"), None)
+    (seed,) = explained(logits, ISNetConfig(variant="selective"), None)
     for sample, lowest in ((0, 1), (1, 1)):
         expected = jax.grad(eta)(logits, sample, lowest)[sample]
         np.testing.assert_allclose(seed[sample], expected, rtol=1e-12)
@@ -37,24 +38,20 @@ def test_the_selective_seed_is_the_gradient_of_the_lowest_logits_log_odds():
 
 def test_the_original_variant_explains_each_logit():
     logits = jnp.zeros((5, 3))
-    seeds = explained(logits, ISNetConfig(variant="original", batch_stats="gradient"), None)
+    seeds = explained(logits, ISNetConfig(variant="original"), None)
     np.testing.assert_array_equal(seeds, jnp.eye(3)[:, None].repeat(5, 1))
 
 
 def test_the_stochastic_variant_draws_the_highest_half_of_the_time_and_the_others_alike():
     logits = jnp.tile(jnp.array([0.0, 3.0, 1.0, 2.0]), (40_000, 1))
-    (seed,) = explained(
-        logits, ISNetConfig(variant="stochastic", batch_stats="gradient"), jax.random.key(0)
-    )
+    (seed,) = explained(logits, ISNetConfig(variant="stochastic"), jax.random.key(0))
     np.testing.assert_array_equal(seed.sum(1), 1)
     np.testing.assert_allclose(seed.mean(0), [1 / 6, 1 / 2, 1 / 6, 1 / 6], atol=0.01)
 
 
 def test_the_softmax_ablation_explains_the_highest_probability():
     logits = jnp.array([[1.0, -2.0, 0.5], [0.3, 0.2, 3.0]])
-    (seed,) = explained(
-        logits, ISNetConfig(variant="softmax_gradient_input", batch_stats="gradient")
-    )
+    (seed,) = explained(logits, ISNetConfig(variant="softmax_gradient_input"))
     p = np.asarray(jax.nn.softmax(logits))
     for sample, highest in ((0, 0), (1, 2)):
         one_hot = np.eye(3)[highest]

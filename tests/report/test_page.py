@@ -256,3 +256,31 @@ def test_samples_name_the_array_that_does_not_fit():
     broken = good.predictions | {"plain": dict.fromkeys(SETS, np.zeros(2))}
     with pytest.raises(UserError, match=r"predictions\['plain'\]\['biased'\]"):
         report.Samples(**(vars(good) | {"predictions": broken}))
+
+
+INTERVENTIONS = {
+    "background_exchanged": 0.341,
+    "agreement_exchanged": 0.352,
+    "background_noise": 0.12,
+    "agreement_noise": 0.13,
+    "object_removed": 0.371,
+}
+
+
+def test_interventions_worst_group_and_warnings_are_shown(tmp_path):
+    metrics = _metrics()
+    for network in NETWORKS:
+        metrics[network] |= {"worst_group": 0.057, "interventions": INTERVENTIONS}
+    html = _write(tmp_path, metrics, warnings={"isnet": f"clean heatmaps, {EVIL}"})
+    assert "Worst group" in html
+    assert "5.7\N{NO-BREAK SPACE}%" in html
+    for value in ("34.1", "35.2", "12.0", "13.0", "37.1"):
+        assert f"{value}\N{NO-BREAK SPACE}%" in html
+    assert html.index("clean heatmaps") < html.index("Worst group")
+    assert EVIL not in html
+    assert "Interventions test set" not in html
+    assert 'class="warning"' not in _write(tmp_path, metrics)
+    without = _metrics()
+    for network in NETWORKS:
+        without[network] |= {"interventions": None}
+    assert 'class="interventions"' not in _write(tmp_path, without)

@@ -16,7 +16,7 @@ import pytest
 from helpers import fake_devices
 
 from isnet_jax import UserError
-from isnet_jax.training import Processes, distributed, first_then_all
+from isnet_jax.training import DistributedConfig, distributed, first_then_all
 
 PROGRAM = Path(__file__).parents[1] / "process_training.py"
 TIMEOUT = 20
@@ -161,7 +161,7 @@ def test_options_out_of_range():
         ({"timeout": 0}, "timeout is 0 s; expected at least 1"),
     ):
         with pytest.raises(UserError, match=message):
-            Processes(**options)
+            DistributedConfig(**options)
 
 
 def test_what_is_raised_in_the_first_process_is_raised_in_all(monkeypatch: pytest.MonkeyPatch):

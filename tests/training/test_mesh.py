@@ -13,7 +13,7 @@ from helpers import fake_devices
 from tiny_training import SHAPE, split
 
 from isnet_jax import Classification, ISNetConfig, UserError
-from isnet_jax.training import Launch, init_state, make_step, objective
+from isnet_jax.training import MeshConfig, build_step, init_state, loss_function
 from isnet_jax.training.optimiser import OptimiserConfig
 
 TESTS = Path(__file__).parents[1]
@@ -55,7 +55,7 @@ def test_accumulated_parts_are_the_whole_batch(config):
     batch = split(8).batch(slice(None))
     batch["has_mask"] = np.arange(8) > 2  # Not equally many in each part.
     whole, parts = (
-        jax.jit(make_step(model, objective(config), optimiser, accumulate=count))(state, batch)
+        jax.jit(build_step(model, loss_function(config), optimiser, accumulate=count))(state, batch)
         for count in (1, 2)
     )
     for a, b in zip(
@@ -71,7 +71,7 @@ def test_accumulated_parts_drop_out_anew():
     optimiser = OptimiserConfig().make(10)
     state = init_state(model, optimiser, jax.random.key(0))
     batch = split(8).batch(slice(None))
-    step = make_step(model, objective(Classification()), optimiser, accumulate=4)
+    step = build_step(model, loss_function(Classification()), optimiser, accumulate=4)
     after, _ = jax.jit(step)(state, batch)
     counts = [
         int(leaf)
@@ -82,14 +82,14 @@ def test_accumulated_parts_drop_out_anew():
 
 
 def test_the_cost_of_a_step_is_told_before_the_first():
-    launch = Launch("single")
+    launch = MeshConfig("single")
     launcher = launch.launcher(8)
     model = NoNorm(nnx.Rngs(0))
     optimiser = OptimiserConfig().make(10)
     state = init_state(model, optimiser, jax.random.key(0))
     told = []
     run = launcher.launch(
-        make_step(model, objective(Classification()), optimiser),
+        build_step(model, loss_function(Classification()), optimiser),
         lambda compiled: told.append(launcher.cost(compiled, model)),
     )
     for _ in range(2):
@@ -104,17 +104,17 @@ def test_the_cost_of_a_step_is_told_before_the_first():
 
 def test_a_batch_that_does_not_divide():
     with pytest.raises(UserError, match=r"batch of 10 does not divide .* 1 devices x 4 .* 8 or 12"):
-        Launch(accumulate=4).launcher(10)
+        MeshConfig(accumulate=4).launcher(10)
 
 
 def test_options_out_of_range():
     with pytest.raises(UserError, match="unknown parallel 'pmpa'; did you mean 'pmap'"):
-        Launch("pmpa")  # pyright: ignore[reportArgumentType]
+        MeshConfig("pmpa")  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="accumulate is 0; expected at least 1"):
-        Launch(accumulate=0)
+        MeshConfig(accumulate=0)
 
 
 def test_several_processes_need_a_mesh(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(UserError, match='parallel is "pmap" with 2 processes; expected "mesh"'):
-        Launch("pmap").launcher(8)
+        MeshConfig("pmap").launcher(8)

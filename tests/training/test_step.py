@@ -7,13 +7,22 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from helpers import fake_devices
 from tiny_training import ISNET, PLAIN, SMALL, split
 
 from isnet_jax import Classification, ISNetConfig, models
-from isnet_jax.training import OptimiserConfig, compile_step, init_state, make_step, objective
+from isnet_jax.evaluation import predict
+from isnet_jax.training import (
+    OptimiserConfig,
+    build_step,
+    build_validation,
+    compile_step,
+    init_state,
+    loss_function,
+)
 
 HERE = Path(__file__)
 
@@ -22,7 +31,7 @@ def test_a_step_updates_parameters_statistics_and_counters():
     model = SMALL.create()
     before = nnx.state(model)
     optimiser = ISNET.optimiser.make(10)
-    step = jax.jit(make_step(model, objective(ISNET.objective), optimiser))
+    step = jax.jit(build_step(model, loss_function(ISNET.objective), optimiser))
     state = init_state(model, optimiser, jax.random.key(0))
     batch = split(8).batch(slice(None))
     first, metrics = step(state, batch)
@@ -47,7 +56,7 @@ def test_each_step_draws_anew():
 
     model = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
     optimiser = PLAIN.optimiser.make(10)
-    step = jax.jit(make_step(model, drawing, optimiser))
+    step = jax.jit(build_step(model, drawing, optimiser))
     state = init_state(model, optimiser, jax.random.key(0))
     draws = []
     for _ in range(3):
@@ -59,7 +68,7 @@ def test_each_step_draws_anew():
 def test_the_state_is_donated():
     model = SMALL.create()
     optimiser = PLAIN.optimiser.make(10)
-    step = compile_step(make_step(model, objective(Classification()), optimiser))
+    step = compile_step(build_step(model, loss_function(Classification()), optimiser))
     state = init_state(model, optimiser, jax.random.key(0))
     step(state, split(8).batch(slice(None)))
     donated = jax.tree.leaves((state.parameters, state.rest, state.optimiser))
@@ -76,7 +85,7 @@ def flops(name: str, config: ISNetConfig | Classification, batch: int, side: int
         "mask": jax.ShapeDtypeStruct((batch, side, side, 1), jnp.float32),
         "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
     }
-    lowered = jax.jit(make_step(model, objective(config), optimiser)).lower(state, samples)
+    lowered = jax.jit(build_step(model, loss_function(config), optimiser)).lower(state, samples)
     cost = lowered.cost_analysis()
     assert cost is not None
     return cost["flops"]
@@ -91,21 +100,19 @@ def test_an_isnet_step_costs_hardly_more_than_twice_the_plain_one(name, batch, s
     assert 1.5 < ratio <= limit
 
 
-def test_evaluation_explains_every_sample():
-    seen = []
-
-    def loss(model, batch, config, **options):
-        seen.append((config.heatmap_fraction, options["step"]))
-        return None
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("isnet_jax.training.step.isnet_loss", loss)
-        run = objective(
-            ISNetConfig(heatmap_fraction=0.5, variant="selective", batch_stats="gradient")
-        )
-        run(None, None, None, 3)
-        run(None, None, None, None)
-    assert seen == [(0.5, 3), (1.0, None)]
+@pytest.mark.parametrize("config", [Classification(), ISNetConfig()], ids=["plain", "isnet"])
+def test_the_callers_model_stays_in_its_mode(config):
+    model = SMALL.create()
+    model.eval()
+    before = nnx.graphdef(model)
+    build_step(model, loss_function(config), optax.sgd(0.1))
+    build_validation(model, config)
+    assert nnx.graphdef(model) == before
+    model.train()
+    before = nnx.graphdef(model)
+    build_validation(model, config)
+    predict(model, split(2).batch(slice(None))["image"])
+    assert nnx.graphdef(model) == before
 
 
 @pytest.mark.parametrize("kind", ["plain", "isnet", "fraction"])

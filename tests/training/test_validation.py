@@ -8,7 +8,8 @@ import pytest
 from tiny_training import SMALL, split
 
 from isnet_jax import Classification, ISNetConfig
-from isnet_jax.training import Launch, init_state, make_evaluation, objective
+from isnet_jax.objective.batch import Batch, Whole
+from isnet_jax.training import MeshConfig, build_validation, init_state
 from isnet_jax.training.optimiser import OptimiserConfig
 from isnet_jax.training.validation import Validation, even_parts
 
@@ -24,13 +25,28 @@ def test_parts_make_the_whole(config, largest: int):
     state = init_state(model, OptimiserConfig().make(1), jax.random.key(0))
     samples = dataclasses.replace(split(13), has_mask=np.arange(13) % 4 > 1)
     everything = samples.batch(slice(None))
-    evaluate = jax.jit(make_evaluation(model, objective(config)))
-    expected = evaluate(state, everything, everything)
-    validation = Validation(model, config, Launch("single").launcher(8), samples, largest)
+    validate = jax.jit(build_validation(model, config))
+    whole = Whole(samples.labels, samples.has_mask)
+    expected = validate(state, Batch.of(everything), whole)
+    validation = Validation(model, config, MeshConfig("single").launcher(8), samples, largest)
     found = validation.metrics(state)
     assert found.keys() == expected.keys()
     for name in set(found) - {"nonfinite"}:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, err_msg=name)
+
+
+def test_every_sample_is_explained_and_p_is_constant():
+    model = SMALL.create()
+    state = init_state(model, OptimiserConfig().make(1), jax.random.key(0))
+    batch = split(4).batch(slice(None))
+    found = []
+    for config in (
+        ISNetConfig(heatmap_fraction=0.5, heatmap_schedule=((0, 0.0), (9, 0.7))),
+        ISNetConfig(),
+    ):
+        validate = jax.jit(build_validation(model, config))
+        found.append(validate(state, Batch.of(batch), Whole(batch["label"])))
+    jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from isnet_jax.errors import UserError
 
-RECORD: Final = "preparation.json"
+MANIFEST: Final = "preparation.json"
 # Older readers must not misread data of a newer layout.
 LAYOUT: Final = "1.0.0"
 
@@ -128,8 +128,8 @@ def open_prepared(folder: str | Path) -> tfds.core.DatasetBuilder:
         UserError: there is none, or files of it are missing.
     """
     place = Path(folder).expanduser()
-    if not (place / RECORD).is_file():
-        found = "has no " + RECORD if place.is_dir() else "is no folder"
+    if not (place / MANIFEST).is_file():
+        found = "has no " + MANIFEST if place.is_dir() else "is no folder"
         raise UserError(
             f"{place} {found}: it holds no prepared data. Prepare some with `isnet-jax prepare "
             "folder SOURCE --out " + f"{place}`, or csv, coco or voc instead of folder."

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from isnet_jax.data.custom import partition
-from isnet_jax.data.custom.builder import LAYOUT, RECORD, Contained, OwnData, open_prepared
+from isnet_jax.data.custom.builder import LAYOUT, MANIFEST, Contained, OwnData, open_prepared
 from isnet_jax.data.custom.check import (
     SIDES,
     Checked,
@@ -102,7 +102,7 @@ def prepare_own(
     }
     with _temporary(out) as folder:
         written = _write(folder, source, listing, checked, contained, config, report)
-        write_atomically(written / RECORD, json.dumps(record, indent=1) + "\n")
+        write_atomically(written / MANIFEST, json.dumps(record, indent=1) + "\n")
         written.replace(out)
     return Prepared(open_prepared(out), tuple(left_out), reused=False)
 
@@ -227,7 +227,7 @@ def _temporary(out: Path) -> Iterator[Path]:
             "written; give the command again when the files are at rest."
         ) from error
     except OSError as error:
-        if (out / RECORD).is_file():
+        if (out / MANIFEST).is_file():
             raise UserError(
                 f"another preparation of {printable(out)} was faster. Give the command again to "
                 "use its data."
@@ -260,7 +260,7 @@ def _settings(source: Source, config: OwnDataConfig) -> dict[str, Any]:
 
 def _record(out: Path) -> dict[str, Any]:
     try:
-        record = json.loads((out / RECORD).read_text())
+        record = json.loads((out / MANIFEST).read_text())
         if record["layout"] == LAYOUT and {"options", "files", "left_out"} <= record.keys():
             return record
         found = f"holds data of the layout {record['layout']}, expected {LAYOUT}"

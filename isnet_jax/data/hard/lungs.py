@@ -59,7 +59,6 @@ class Lungs:
 
     kind: ClassVar[str] = "lungs"
     version: ClassVar[str] = "1.0.0"
-    class_names: ClassVar[tuple[str, ...]] = ("healthy", "pneumonia")
 
     canvas: int = 64
     train: int = 3000
@@ -78,6 +77,10 @@ class Lungs:
             raise UserError(f"strength is {self.strength}, but must be a share, 0 to 1.")
         if not 0 < self.opacity <= 1:
             raise UserError(f"opacity is {self.opacity}, but must be above 0 and at most 1.")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return ("healthy", "pneumonia")
 
     @property
     def side(self) -> int:

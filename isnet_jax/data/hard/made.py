@@ -17,7 +17,7 @@ from absl import logging as absl_logging
 from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 
-from isnet_jax.data.sources import quiet_tfds
+from isnet_jax.data.digits.sources import quiet_tfds
 from isnet_jax.errors import UserError
 
 Progress = Callable[[int, int], None]

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 from scipy import ndimage
 
-from isnet_jax.data.sources import Digits, Source, fingerprint, load_digits
-from isnet_jax.data.synthetic_bias import grown
+from isnet_jax.data.digits.marks import grown
+from isnet_jax.data.digits.sources import Digits, Source, fingerprint, load_digits
 from isnet_jax.errors import UserError, suggest
 
 Outline = Literal["exact", "box"]

@@ -12,12 +12,12 @@ from isnet_jax.errors import UserError
 from isnet_jax.objective.classification import Classification
 from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.training.checkpoint import CheckpointConfig
-from isnet_jax.training.mesh import Launch
+from isnet_jax.training.mesh import MeshConfig
 from isnet_jax.training.optimiser import OptimiserConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
+class TrainConfig:
     """How one network is trained.
 
     Attributes:
@@ -42,7 +42,7 @@ class Training:
     patience: int = 0
     checkpoints: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     profile_steps: tuple[int, int] | None = None
-    launch: Launch = dataclasses.field(default_factory=Launch)
+    launch: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
     def __post_init__(self):
         if self.epochs < 1:
@@ -73,3 +73,6 @@ class Training:
             shard_index=jax.process_index(),
             shard_count=jax.process_count(),
         )
+
+
+Training = TrainConfig  # Its former name.

@@ -17,28 +17,28 @@ from isnet_jax.data import Augmentation
 from isnet_jax.training import (
     Checkpoints,
     OptimiserConfig,
+    build_step,
     fit,
     init_state,
-    make_step,
-    objective,
-    run,
+    loss_function,
+    trainer,
 )
 from isnet_jax.training.metrics import EpochMetrics, NonFiniteError
 
 
 def test_a_whole_training_traces_its_step_once(tmp_path: Path, monkeypatch):
     def counted(*args, **options):
-        return chex.assert_max_traces(make_step(*args, **options), n=1)
+        return chex.assert_max_traces(build_step(*args, **options), n=1)
 
     chex.clear_trace_counter()
-    monkeypatch.setattr(run, "make_step", counted)
+    monkeypatch.setattr(trainer, "build_step", counted)
     observer = Silent()
     fit(SMALL, PLAIN, split(26), split(10, 1), tmp_path, observer)
     assert [step for what, step in observer.told if what == "step"] == [1, 2, 3, 4, 5, 6]
     # The counter counts: another shape is another trace.
     model = SMALL.create()
     optimiser = PLAIN.optimiser.make(2)
-    step = jax.jit(counted(model, objective(Classification()), optimiser))
+    step = jax.jit(counted(model, loss_function(Classification()), optimiser))
     state = init_state(model, optimiser, jax.random.key(0))
     step(state, split(2).batch(slice(None)))
     with pytest.raises(AssertionError, match="traced"):
@@ -67,10 +67,10 @@ def test_the_host_waits_only_to_log(tmp_path: Path, monkeypatch):
         return read.fget(array)
 
     with Checkpoints(tmp_path) as checkpoints:
-        training = run.Run(
+        training = trainer.Trainer(
             SMALL, PLAIN, split(26 * 8), split(8), tmp_path, checkpoints, lambda cost: None
         )
-        training.make_step()
+        training.advance()
         training.metrics = EpochMetrics()
         monkeypatch.setattr(kind, "_value", property(counting))
         float(jnp.ones(()))
@@ -78,7 +78,7 @@ def test_the_host_waits_only_to_log(tmp_path: Path, monkeypatch):
         transfers.clear()
         seen = []
         for _ in range(25):
-            _, looked = training.make_step()
+            _, looked = training.advance()
             seen.append((len(transfers), looked is not None))
     fetched = 4  # loss, accuracy, classification, gradient_norm
     assert [n for n, _ in seen] == [0] * 9 + [fetched] * 10 + [2 * fetched] * 6
