@@ -26,6 +26,7 @@ from isnet_jax.lrp.plan.sites import (
 )
 from isnet_jax.lrp.run.cotangents import Attach
 from isnet_jax.lrp.run.interpreter import Places, evaluate
+from isnet_jax.lrp.run.probes import Probes
 from isnet_jax.lrp.trace import jaxpr
 from isnet_jax.lrp.trace.batch import Place, Samples
 from isnet_jax.lrp.trace.jaxpr import Graph, Variable
@@ -241,7 +242,7 @@ class Program:
         taps: Mapping,
         masks: Mapping,
         token: Any,
-        probe: Any = None,
+        probes: Probes | None = None,
     ) -> Any:
         """The output's tree; differentiable with respect to the carriers (None: an integer)."""
         times_input = self.context.composite.times_input
@@ -252,7 +253,7 @@ class Program:
                 of_inputs[variable] = carrier
                 leaf = attach.marked(leaf, carrier, times_input)
             marked.append(leaf)
-        places = Places(taps, masks, times_input, probe)
+        places = Places(taps, masks, times_input, probes)
         flat = evaluate(self.plan, marked, of_inputs, places, attach)
         return jax.tree.unflatten(jax.tree.structure(self.shapes), flat)
 

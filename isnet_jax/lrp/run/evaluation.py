@@ -28,4 +28,6 @@ def zeros_for(shapes: Mapping[str, jax.ShapeDtypeStruct], leaves: list[Any]) -> 
 
 def token_for(leaves: list[Any]) -> jax.Array:
     """The scalar that every attached pullback takes part in the inner pass by."""
-    return functools.reduce(varying_like, leaves, jnp.zeros((), jnp.float32))
+    floats = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    dtype = functools.reduce(jnp.promote_types, floats, jnp.dtype(jnp.float32))
+    return functools.reduce(varying_like, leaves, jnp.zeros((), dtype))

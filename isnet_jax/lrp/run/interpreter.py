@@ -32,6 +32,7 @@ from isnet_jax.lrp.run.carriers import Carriers, carrier_dtype
 from isnet_jax.lrp.run.control import checkpointed, scanned
 from isnet_jax.lrp.run.cotangents import Attach
 from isnet_jax.lrp.run.layers import Folding
+from isnet_jax.lrp.run.probes import Probes
 from isnet_jax.lrp.run.winners import to_winner
 from isnet_jax.lrp.trace.jaxpr import (
     Block,
@@ -52,13 +53,13 @@ class Places:
       carriers: zeros by the tap's name; their cotangents are the relevance there.
       masks: factors on relevance by the tap's name.
       times_input: carriers get relevance, not G.
-      probe: sees the values at both ends of every site, and may mark them; None: nothing.
+      probes: count the relevance at both ends of every site; None: nobody asked.
     """
 
     carriers: Mapping[str, Any]
     masks: Mapping[str, Any]
     times_input: bool = True
-    probe: Any = None
+    probes: Probes | None = None
 
 
 def evaluate(
@@ -125,14 +126,25 @@ class _Evaluation:
             self.values[variable] = value
             site = self.plan.sites.get(variable)
             if site is not None:
-                self.values[variable] = self._apply(site, value)
+                self.values[variable] = self._arriving(site, self._apply(site, value))
+
+    def _arriving(self, site: Site, value: Any) -> Any:
+        probes = self.places.probes
+        return value if probes is None else probes.arriving(self.attach, site, value)
+
+    def _leaving(self, site: Site, value: Any, times: Any = None) -> Any:
+        probes = self.places.probes
+        return value if probes is None else probes.leaving(self.attach, site, value, times)
 
     def _operand(self, operation: Operation, position: int) -> Any:
         value = self.read(operation.inputs[position])
         site = self.plan.constants.get((operation, position))
         if site is not None and site.treatment == "constant":
             return self.attach.detached(value)
-        return value
+        probes = self.places.probes
+        if probes is None:
+            return value
+        return probes.operand(self.attach, (operation, position), value)
 
     def _bind(self, operation: Operation) -> Sequence[Any]:
         inputs = [self._operand(operation, i) for i in range(len(operation.inputs))]
@@ -216,7 +228,7 @@ class _Evaluation:
     def _apply(self, site: Site, value: Any) -> Any:
         match site:
             case ActivationSite():
-                route = self.values[site.root]
+                route = self._leaving(site, self.values[site.root])
                 if isinstance(site.rule, BackwardRule):
                     return self.attach(partial(_backward, site.rule), value, route, value)
                 if site.inside:
@@ -230,7 +242,8 @@ class _Evaluation:
                 return self.attach.halved(value)
             case WinnerSite():
                 inputs = [self.read(operand) for operand in site.operation.inputs]
-                return to_winner(self.attach, site.operation, inputs, value, inputs)
+                routes = [self._leaving(site, x) for x in inputs]
+                return to_winner(self.attach, site.operation, inputs, value, routes)
             case ConstantSite():
                 return self.attach.detached(value)
             case ConeSite():
@@ -248,12 +261,13 @@ class _Evaluation:
         if isinstance(rule, RelevanceRule):
             folded = self.folding.layer(site)
             pullback = partial(_redistribute, rule, folded.apply, folded.restore)
-            route = self.carriers.of(site.x)
+            route = self._leaving(site, self.carriers.of(site.x), 1)
             return self.attach(pullback, value, route, (folded.layer, value))
         if isinstance(rule, LayerRule) and rule.folds:
             folded = self.folding.layer(site)
             pullback = partial(_propagate, rule, folded.apply, folded.restore)
-            return self.attach(pullback, value, folded.layer.x, (folded.layer, value))
+            route = self._leaving(site, folded.layer.x)
+            return self.attach(pullback, value, route, (folded.layer, value))
         return self._scaled(rule, value, value, value)
 
     def _cone(self, site: ConeSite | ActivationSite, value: Any) -> Any:
@@ -269,7 +283,8 @@ class _Evaluation:
         rule = getattr(site, "rule", None)
         pullback = partial(_through, rule, site.inside, site.root, site.at, names)
         root = self.values[site.root]
-        return self.attach(pullback, value, root, (root, [outside[name] for name in names]))
+        residuals = (root, [outside[name] for name in names])
+        return self.attach(pullback, value, self._leaving(site, root), residuals)
 
     def _scaled(self, rule: Rule, x: Any, y: Any, route: Any) -> Any:
         """`y`, whose cotangent reaches `route` scaled by the rule's factor."""
