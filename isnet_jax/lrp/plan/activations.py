@@ -69,9 +69,20 @@ def find_activation(operation: Operation, flow: Flow) -> Activation | None:
     """The activation that the operation completes, None if it completes none."""
     if not flow.is_elementwise(operation) or len(operation.outputs) != 1:
         return None
-    if flow.is_identity(operation) or _only_scales(operation, flow):
+    if flow.is_identity(operation):
         return None
+    if _only_scales(operation, flow):
+        return _mirrored(operation, flow)
     return _known(operation, flow) or _nonlinear(operation, flow)
+
+
+def _mirrored(operation: Operation, flow: Flow) -> Activation | None:
+    """`-min(-x, 0)`: a negative multiple of what is no known function itself."""
+    carrying = flow.carrying_inputs(operation)
+    producer = flow.made_by(carrying[0]) if len(carrying) == 1 else None
+    if producer is None or not flow.is_elementwise(producer) or _known(producer, flow):
+        return None
+    return _known(operation, flow)
 
 
 def _known(operation: Operation, flow: Flow) -> Activation | None:

@@ -25,6 +25,12 @@ Channels = tuple[tuple[int, ...], ...]
 Origin = Literal["parameter", "text", "computed"]
 
 
+def _first_of(found: Set[Origin]) -> Origin:
+    if "parameter" in found:
+        return "parameter"
+    return "text" if "text" in found else "computed"
+
+
 class Weights:
     """Where the operands of products come from.
 
@@ -67,8 +73,7 @@ class Weights:
                     stack.extend(open_)
                     continue
                 found = {self._origins[v] for v in inputs}
-                ranks: tuple[Origin, ...] = ("parameter", "text", "computed")
-                known = next((rank for rank in ranks if rank in found), "computed")
+                known = _first_of(found)
             self._origins[current] = known
             stack.pop()
         return self._origins[operand]

@@ -7,7 +7,7 @@ import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence, Set
 
-from isnet_jax.lrp.composites import Composite
+from isnet_jax.lrp.composites import Composite, Treatment
 from isnet_jax.lrp.plan.activations import Activation, find_activation
 from isnet_jax.lrp.plan.carried import follow_carriers
 from isnet_jax.lrp.plan.gates import constant_factor
@@ -367,7 +367,7 @@ class _Planner:
                 return variable
             if self.flow.is_identity(producer):
                 before = producer.inputs[producer.outputs.index(variable)]
-                carrying = [before] if self.flow.carries(before) else []
+                carrying = list(variables([before])) if self.flow.carries(before) else []
             else:
                 carrying = self.flow.carrying_inputs(producer)
             if len(carrying) != 1:
@@ -377,7 +377,10 @@ class _Planner:
 
     def _place_constants(self) -> None:
         composite = self.composite
-        treatments = {"batch": composite.batch_statistics, "norm": composite.norm_statistics}
+        treatments: dict[str, Treatment] = {
+            "batch": composite.batch_statistics,
+            "norm": composite.norm_statistics,
+        }
         for edge, what in self.flow.cuts.items():
             operation, position = edge
             operand = operation.inputs[position]

@@ -157,7 +157,9 @@ class _Evaluation:
         carriers = {
             inner: self.carriers.of(outer)
             for inner, outer in pairs
-            if inner in body.carrier_inputs and self.plan.flow.carries(outer)
+            if inner in body.carrier_inputs
+            and not isinstance(outer, Constant)
+            and self.plan.flow.carries(outer)
         }
 
         def run(body, inputs, carriers, tap_carriers):

@@ -121,7 +121,7 @@ class Samples:
         if first is None:
             return None
         moved = self._moved(operation, first, shape)
-        return None if moved is False else [moved for _ in operation.outputs]
+        return None if isinstance(moved, bool) else [moved for _ in operation.outputs]
 
     def _moved(
         self, operation: Operation, place: Place, shape: tuple[int, ...]

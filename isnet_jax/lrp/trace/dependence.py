@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, 
 from functools import cached_property
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from isnet_jax.lrp.trace.jaxpr import (
     JOIN,
@@ -365,11 +365,11 @@ def variables(operands: Iterable[Operand]) -> Iterator[Variable]:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, jax.core.Tracer) or np.size(value) != 1:
+    if isinstance(value, Tracer) or np.size(value) != 1:
         return None
     array = np.asarray(value)
     return None if np.iscomplexobj(array) else float(array.reshape(()))
 
 
 def _nonnegative_constant(value: Any) -> bool:
-    return not isinstance(value, jax.core.Tracer) and bool(np.all(np.asarray(value) >= 0))
+    return not isinstance(value, Tracer) and bool(np.all(np.asarray(value) >= 0))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.extend import source_info_util
 
 from isnet_jax.lrp.trace import primitives
@@ -191,6 +193,8 @@ class _Builder:
             return self._cond(equation, inputs)
         if name == "scan" and params["length"] == 1:
             return self._one_step(equation, inputs)
+        if name == "dot_general" and _contracts_nothing(equation):
+            return self._elementwise_product(equation, inputs)
         return self._append(equation, inputs, name)
 
     def _opened(self, equation: Any, body: Any, inputs: Sequence[Operand]) -> tuple[Operand, ...]:
@@ -249,6 +253,69 @@ class _Builder:
         self.block.append(Branches(index, tuple(block for _, block in built), tuple(joins)))
         return tuple(results)
 
+    def _elementwise_product(
+        self, equation: Any, inputs: tuple[Operand, ...]
+    ) -> tuple[Operand, ...]:
+        """A product that sums nothing multiplies element by element: batch, left, right axes."""
+        (_, batched), (output,) = equation.params["dimension_numbers"], equation.outvars
+        ranks = [len(self.shape(operand)) for operand in inputs]
+        free = [[a for a in range(ranks[s]) if a not in batched[s]] for s in (0, 1)]
+        offsets = (len(batched[0]), len(batched[0]) + len(free[0]))
+        factors = []
+        for side, operand in enumerate(inputs):
+            order = (*batched[side], *free[side])
+            kept = (*range(len(batched[0])), *(offsets[side] + i for i in range(len(free[side]))))
+            turned = self._step(
+                equation,
+                "transpose",
+                (operand,),
+                [self.shape(operand)[a] for a in order],
+                {"permutation": order},
+                partial(lax.transpose, permutation=order),
+            )
+            factors.append(
+                self._step(
+                    equation,
+                    "broadcast_in_dim",
+                    (turned,),
+                    output.aval.shape,
+                    {"shape": output.aval.shape, "broadcast_dimensions": kept},
+                    partial(
+                        lax.broadcast_in_dim, shape=output.aval.shape, broadcast_dimensions=kept
+                    ),
+                )
+            )
+        return (self._step(equation, "mul", tuple(factors), output.aval.shape, {}, lax.mul),)
+
+    def _step(
+        self,
+        equation: Any,
+        name: str,
+        inputs: tuple[Operand, ...],
+        shape: Sequence[int],
+        params: Mapping[str, Any],
+        run: Callable[..., Any],
+    ) -> Operand:
+        """An operation that stands for a part of an equation."""
+        same = same_value(name, inputs, params, tuple(shape), self.makers, self.shape)
+        if (
+            same is None
+            and name == "transpose"
+            and list(params["permutation"]) == sorted(params["permutation"])
+        ):
+            same = inputs[0]
+        if same is not None:
+            return same
+        (first, *_) = inputs
+        like = first.value if isinstance(first, Constant) else self.types[first]
+        output = self.fresh(jax.ShapeDtypeStruct(tuple(shape), like.dtype))
+        step = self._operation(
+            name, inputs, (output,), params, equation, lambda *values: (run(*values),)
+        )
+        self.makers[output] = step
+        self.block.append(step)
+        return output
+
     def _one_step(self, equation: Any, inputs: tuple[Operand, ...]) -> tuple[Operand, ...]:
         constants, carried = scan_counts(equation.params)
         start = constants + carried
@@ -262,32 +329,15 @@ class _Builder:
         return (*outputs[:carried], *stacked)
 
     def _without_leading_axis(self, equation: Any, operand: Operand) -> Operand:
-        type_ = self.types[operand] if not isinstance(operand, Constant) else operand.value
-        result = self.fresh(jax.ShapeDtypeStruct(type_.shape[1:], type_.dtype))
-        step = self._operation(
-            "squeeze",
-            (operand,),
-            (result,),
-            {"dimensions": (0,)},
-            equation,
-            lambda x: (lax.squeeze(x, (0,)),),
-        )
-        self.block.append(step)
-        return result
+        run = partial(lax.squeeze, dimensions=(0,))
+        params = {"dimensions": (0,)}
+        shape = self.shape(operand)[1:]
+        return self._step(equation, "squeeze", (operand,), shape, params, run)
 
     def _with_leading_axis(self, equation: Any, operand: Operand, type_: Any) -> Operand:
-        result = self.fresh(jax.ShapeDtypeStruct(type_.shape, type_.dtype))
-        kept = tuple(range(1, len(type_.shape)))
-        step = self._operation(
-            "broadcast_in_dim",
-            (operand,),
-            (result,),
-            {"shape": type_.shape, "broadcast_dimensions": kept},
-            equation,
-            lambda x: (lax.expand_dims(x, (0,)),),
-        )
-        self.block.append(step)
-        return result
+        params = {"shape": type_.shape, "broadcast_dimensions": tuple(range(1, len(type_.shape)))}
+        run = partial(lax.expand_dims, dimensions=(0,))
+        return self._step(equation, "broadcast_in_dim", (operand,), type_.shape, params, run)
 
     def _append(
         self, equation: Any, inputs: tuple[Operand, ...], name: str
@@ -336,9 +386,8 @@ def _binder(equation: Any, inner: Any | None) -> Callable[..., tuple[Any, ...]]:
     shapes = [variable.aval.shape for variable in equation.invars] if inner is not None else None
 
     def run(*values: Any) -> tuple[Any, ...]:
-        chosen = equation
-        if shapes is not None and [jnp.shape(value) for value in values] != shapes:
-            chosen = inner
+        other = shapes is not None and [jnp.shape(value) for value in values] != shapes
+        chosen = inner if other and inner is not None else equation
         parameters = chosen.primitive.get_bind_params(chosen.params)
         with chosen.ctx.manager:
             result = chosen.primitive.bind(*values, **parameters)
@@ -361,10 +410,16 @@ def _key(equation: Any, inputs: tuple[Operand, ...]) -> Any:
 def _identity(operand: Operand) -> Any:
     if not isinstance(operand, Constant):
         return operand
-    if isinstance(operand.value, jax.core.Tracer):
+    if isinstance(operand.value, Tracer):
         return ("traced", id(operand.value))
     value = np.asarray(operand.value)
     return (str(value.dtype), value.shape, value.tobytes())
+
+
+def _contracts_nothing(equation: Any) -> bool:
+    contracted, _ = equation.params["dimension_numbers"]
+    types = {variable.aval.dtype for variable in (*equation.invars, *equation.outvars)}
+    return not contracted[0] and len(types) == 1
 
 
 def _joined(index: Any, *values: Any) -> tuple[Any, ...]:

@@ -78,7 +78,9 @@ def is_mark(name: str) -> bool:
 
 def handler(name: str) -> Literal["activation", "linear"] | None:
     """What a marked function is to be taken for."""
-    return {_ACTIVATION: "activation", _LINEAR: "linear"}.get(name)
+    if name == _ACTIVATION:
+        return "activation"
+    return "linear" if name == _LINEAR else None
 
 
 def meaning_of(operation: Operation) -> str | None:

@@ -19,7 +19,7 @@ from twins.rewriting import GIVE
 
 # Largest errors, relative to the largest true value.
 LIMITS = {"heatmap": 1e-9, "gradient": 1e-9, "second order": 1e-7, "differences": 1e-5}
-STEPS = (1e-6, 1e-7)
+STEPS = (1e-6, 1e-7, 1e-8)
 
 
 @dataclasses.dataclass(frozen=True)
