@@ -82,7 +82,9 @@ class Weights:
         graph, producer = self.flow.graph, self.flow.producer.get(variable)
         if producer is not None:
             meaning = marks.meaning_of(producer)
-            return {"weight": "parameter", "fixed": "computed"}.get(meaning or "")  # pyright: ignore
+            if meaning == "weight":
+                return "parameter"
+            return "computed" if meaning == "fixed" else None
         if variable in graph.constants:
             if math.prod(graph.shape(variable)) == 1 and not self.names.get(variable):
                 return "computed"
