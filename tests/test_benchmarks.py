@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SMALL_ROW = ("--small", "--rows", "compact", "--modes", "selective", "--precisions", "float32")
 TINY = ("--network", "small", "--size", "16", "--batch", "2")
 
 
@@ -30,12 +30,6 @@ TINY = ("--network", "small", "--size", "16", "--batch", "2")
             (*TINY, "--images", "20", "--repeats", "2", "--steps", "1"),
             "jax",
             ("loader_throughput.json",),
-        ),
-        (
-            "accelerator",
-            (*SMALL_ROW, "--parts", "leads", "--without", "torch", "--turns", "1"),
-            "jax",
-            ("accelerator.json", "accelerator.md"),
         ),
         (
             "step_throughput",
@@ -67,3 +61,21 @@ def test_it_runs(name: str, arguments: tuple, needs: str, writes: tuple, tmp_pat
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name for path in tmp_path.iterdir()} >= set(writes)
+
+
+def test_a_row_and_a_part_of_the_accelerator_script(tmp_path: Path):
+    arguments = (
+        *("--small", "--rows", "compact", "--modes", "selective", "--precisions", "float32"),
+        *("--parts", "leads", "--without", "torch", "--turns", "1"),
+    )
+    done = subprocess.run(
+        [sys.executable, FOLDER / "accelerator.py", *arguments, "--out", tmp_path],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "accelerator.json").read_text())
+    (row,) = found["rows"].values()
+    assert row["sides"]["jax"]["seconds"] > 0
+    assert row["sides"]["jax"]["ready"]["flops"] > 0
+    assert set(found["parts"]["leads/gwrp"]) >= {"top_k", "chunks", "threshold"}
+    assert "| compact | selective | float32 |" in (tmp_path / "accelerator.md").read_text()
