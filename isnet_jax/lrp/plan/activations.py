@@ -77,12 +77,15 @@ def find_activation(operation: Operation, flow: Flow) -> Activation | None:
 
 
 def _mirrored(operation: Operation, flow: Flow) -> Activation | None:
-    """`-min(-x, 0)`: a negative multiple of what is no known function itself."""
+    """`-min(-x, 0)` and `(x + |x|) / 2`: what is scaled is no known function, or not to size."""
     carrying = flow.carrying_inputs(operation)
     producer = flow.made_by(carrying[0]) if len(carrying) == 1 else None
-    if producer is None or not flow.is_elementwise(producer) or _known(producer, flow):
+    if producer is None or not flow.is_elementwise(producer):
         return None
-    return _known(operation, flow)
+    scaled, found = _known(producer, flow), _known(operation, flow)
+    if scaled is None or (found is not None and found.relu and not scaled.relu):
+        return found
+    return None
 
 
 def _known(operation: Operation, flow: Flow) -> Activation | None:

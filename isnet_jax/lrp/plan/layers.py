@@ -72,7 +72,7 @@ class Weights:
                 if open_:
                     stack.extend(open_)
                     continue
-                found = {self._origins[v] for v in inputs}
+                found: set[Origin] = {self._origins[v] for v in inputs}
                 known = _first_of(found)
             self._origins[current] = known
             stack.pop()

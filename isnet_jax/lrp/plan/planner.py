@@ -136,7 +136,9 @@ class _Planner:
     def _has_own_derivative(self, operation: Operation) -> bool:
         if not any(map(self.flow.depends, operation.inputs)):
             return False
-        return operation.own_derivative and not is_relu(operation, self.flow)
+        # A layer with a derivative of its own is a lowering: its forward rule computes the layer.
+        lowered = facts(operation.name).passing == "layer"
+        return operation.own_derivative and not lowered and not is_relu(operation, self.flow)
 
     def _marked(self):
         for operation in self.graph.operations:
@@ -369,7 +371,7 @@ class _Planner:
                 before = producer.inputs[producer.outputs.index(variable)]
                 carrying = list(variables([before])) if self.flow.carries(before) else []
             else:
-                carrying = self.flow.carrying_inputs(producer)
+                carrying = list(dict.fromkeys(self.flow.carrying_inputs(producer)))
             if len(carrying) != 1:
                 return variable
             (variable,) = carrying

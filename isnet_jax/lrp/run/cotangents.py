@@ -32,29 +32,26 @@ def _attach_backward(pullback, residuals, g):
 _attach.defvjp(_attach_forward, _attach_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _call(run: Callable[..., Any], token: Any, inputs: tuple[Any, ...]):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _call(run: Callable[..., Any], moving: tuple[int, ...], token: Any, inputs: tuple[Any, ...]):
     return run(*inputs)
 
 
-def _call_forward(run, token, inputs):
+def _call_forward(run, moving, token, inputs):
     return run(*inputs), inputs
 
 
-def _call_backward(run, inputs, cotangents):
-    floating = [jnp.issubdtype(jnp.result_type(value), jnp.inexact) for value in inputs]
-
-    def of_floats(*floats):
-        moved = iter(floats)
-        merged = [
-            next(moved) if flag else value for flag, value in zip(floating, inputs, strict=True)
-        ]
+def _call_backward(run, moving, inputs, cotangents):
+    def of_moving(*values):
+        merged = list(inputs)
+        for position, value in zip(moving, values, strict=True):
+            merged[position] = value
         return [y for y in run(*merged) if jnp.issubdtype(y.dtype, jnp.inexact)]
 
     wanted = [g for g in cotangents if g.dtype != jax.dtypes.float0]
-    floats = [value for flag, value in zip(floating, inputs, strict=True) if flag]
-    found = iter(jax.vjp(of_floats, *floats)[1](wanted))
-    return None, tuple(next(found) if flag else None for flag in floating)
+    found = jax.vjp(of_moving, *(inputs[position] for position in moving))[1](wanted)
+    by_position = dict(zip(moving, found, strict=True))
+    return None, tuple(by_position.get(position) for position in range(len(inputs)))
 
 
 _call.defvjp(_call_forward, _call_backward)
@@ -84,13 +81,16 @@ class Attach:
         """
         return _attach(pullback, self.token, value, routes, residuals)
 
-    def called(self, run: Callable[..., Any], inputs: list[Any]) -> Any:
+    def called(self, run: Callable[..., Any], inputs: list[Any], moving: tuple[int, ...]) -> Any:
         """`run(*inputs)`, an operation with a derivative of its own, which both passes take.
 
         JAX applies such a derivative in the innermost pass only; the outer one would
         differentiate what its forward rule computes.
+
+        Args:
+          moving: the positions of the inputs that carry relevance.
         """
-        return _call(run, self.token, tuple(inputs))
+        return _call(run, moving, self.token, tuple(inputs))
 
     def detached(self, value: Any) -> Any:
         """A constant for the inner pullback; the outer gradient flows (unlike `stop_gradient`)."""

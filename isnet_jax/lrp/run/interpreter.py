@@ -150,7 +150,8 @@ class _Evaluation:
         inputs = [self._operand(operation, i) for i in range(len(operation.inputs))]
         body = self.plan.bodies.get(operation)
         if body is None and operation in self.plan.own_derivatives:
-            return self.attach.called(operation.bind, inputs)
+            moving = tuple(map(operation.inputs.index, self.plan.flow.carrying_inputs(operation)))
+            return self.attach.called(operation.bind, inputs, tuple(dict.fromkeys(moving)))
         if body is None:
             return operation.bind(*inputs)
         pairs = zip(body.graph.inputs, operation.inputs, strict=True)
