@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from isnet_jax.errors import UserError
@@ -25,6 +27,12 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         problem = str(error)
     if problem:
         raise UserError(f"cannot write {target} ({problem}). Choose another --out.")
+
+
+def temporaries(folder: Path, names: Iterable[str]) -> list[Path]:
+    """What processes that were killed in `write_atomically` have left of these files."""
+    pattern = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.[a-z0-9_]{{8}}")
+    return [path for path in folder.glob(".*") if pattern.fullmatch(path.name) and path.is_file()]
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:

@@ -15,11 +15,12 @@ from typing import Any
 
 from isnet_jax.commands.config_file import to_yaml
 from isnet_jax.errors import UserError
-from isnet_jax.files import write_atomically
+from isnet_jax.files import temporaries, write_atomically
 
 RUN_FILE = "run.json"
 CONFIG = "config.yaml"
 _LOCK = ".lock"
+_WRITTEN = (RUN_FILE, CONFIG, "metrics.json", "report.html", "model.json", "metrics.jsonl")
 
 Complete = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -66,7 +67,8 @@ def lock(folder: Path) -> Iterator[None]:
     """Keep the folder to this process while the block runs.
 
     The operating system gives the lock back when a process ends, however it ends, so that no
-    lock is ever stale; the file stays, and says who has it or had it.
+    lock is ever stale; the file stays, and says who has it or had it. Files that killed processes
+    were writing are removed.
 
     Raises:
       UserError: another process has it.
@@ -83,6 +85,9 @@ def lock(folder: Path) -> Iterator[None]:
         now = datetime.datetime.now().isoformat(" ", "seconds")
         file.write(f"process {os.getpid()} on {platform.node()} since {now}\n")
         file.flush()
+        for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+            for left in temporaries(place, _WRITTEN):
+                left.unlink(missing_ok=True)
         yield
 
 
@@ -139,7 +144,7 @@ def _check(folder: Path, settings: dict[str, Any], complete: Complete) -> None:
                 + "\n  ".join(differing[:8])
                 + f"{more}\nChoose another --out, or give that run's options to go on with it."
             )
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and {*folder.iterdir()} - {*temporaries(folder, _WRITTEN)}:
         raise UserError(
             f"{folder} is not empty and holds no {RUN_FILE}; nothing was overwritten. Choose "
             "another --out."

@@ -13,6 +13,9 @@ from isnet_jax.data.split import Split, as_labels
 from isnet_jax.errors import UserError, suggest
 
 _CHUNK: Final = 1024
+_UNREADABLE: Final = (
+    OSError, RuntimeError, ValueError, IndexError, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 def load_split(builder: tfds.core.DatasetBuilder, split: str) -> Split:
@@ -91,7 +94,7 @@ class PreparedRecords:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError, ValueError, IndexError) as error:
+        except _UNREADABLE as error:
             raise UserError(
                 f"the prepared split {self._split!r} in {self._place} cannot be read ({error}). "
                 "Delete this folder; it will be prepared anew."
@@ -104,6 +107,6 @@ def _decoded(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _png(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as picture:
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
         pixels = np.asarray(picture)
     return pixels if pixels.ndim == 3 else pixels[..., None]

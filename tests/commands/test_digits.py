@@ -144,7 +144,7 @@ def test_explain_writes_a_picture(finished: Path, picture: Path, tmp_path: Path,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": "absent.png"}, "cannot be decoded"),
+        ({"image": "absent.png"}, r"absent\.png is missing"),
         ({"image": __file__}, "cannot be decoded"),
         ({"--checkpoint": "."}, "holds no network"),
         ({"--checkpoint": ".."}, "holds no network"),

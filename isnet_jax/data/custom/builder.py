@@ -1,5 +1,6 @@
 """Own images as a TFDS data set: the builder that writes them, and reading what it wrote."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,17 @@ from isnet_jax.errors import UserError
 MANIFEST: Final = "preparation.json"
 # Older readers must not misread data of a newer layout.
 LAYOUT: Final = "1.0.0"
+# TFDS imports the modules that features.json names: only these are let through.
+_DICTIONARY, *_FEATURES = (
+    f"{kind.__module__}.{kind.__qualname__}"
+    for kind in (
+        tfds.features.FeaturesDict,
+        tfds.features.Image,
+        tfds.features.Tensor,
+        tfds.features.Scalar,
+        tfds.features.Text,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -135,6 +147,7 @@ def open_prepared(folder: str | Path) -> tfds.core.DatasetBuilder:
             "folder SOURCE --out " + f"{place}`, or csv, coco or voc instead of folder."
         )
     try:
+        _require_known_features(place / "features.json")
         builder = tfds.builder_from_directory(place)
         files = [Path(f) for split in builder.info.splits.values() for f in split.filepaths]
         missing = [path.name for path in files if not path.exists()]
@@ -152,3 +165,16 @@ def open_prepared(folder: str | Path) -> tfds.core.DatasetBuilder:
             "and prepare them again."
         )
     return builder
+
+
+def _require_known_features(path: Path) -> None:
+    content = json.loads(path.read_text())
+    if set(content) != {"pythonClassName", "featuresDict"}:
+        raise ValueError(f"{path.name} is not of the form that isnet_jax writes")
+    if content["pythonClassName"] != _DICTIONARY:
+        raise ValueError(f"{path.name} names the class {content['pythonClassName']!r}")
+    for name, feature in content["featuresDict"]["features"].items():
+        if not set(feature) <= {"pythonClassName", "image", "tensor", "text"}:
+            raise ValueError(f"{path.name} has unknown entries in {name!r}")
+        if feature["pythonClassName"] not in _FEATURES:
+            raise ValueError(f"{path.name} names the class {feature['pythonClassName']!r}")

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from PIL import Image
 from scipy import ndimage
 
+from isnet_jax.data.formats import FORMATS
 from isnet_jax.data.hard.made import Example
 from isnet_jax.errors import UserError
 
@@ -211,7 +212,7 @@ def _lung_masks() -> Bool[np.ndarray, "n 128 128"]:
 
 def _two_lungs(content: bytes) -> Bool[np.ndarray, "128 128"] | None:
     """The two largest parts, if they are two and of a lung's size each."""
-    picture = Image.open(io.BytesIO(content)).convert("L")
+    picture = Image.open(io.BytesIO(content), formats=FORMATS).convert("L")
     small: UInt8[np.ndarray, "128 128"] = np.asarray(
         picture.resize((_CANVAS, _CANVAS), Image.Resampling.BOX)
     )

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from isnet_jax.data.formats import FORMATS
 from isnet_jax.errors import UserError
 
 # One for each class. All of them, and those below, are files in `skimage/data`.
@@ -31,7 +32,7 @@ UNSEEN: Final = ("rocket.jpg", "moon.png", "coins.png", "page.png", "color.png")
 @functools.cache
 def photograph(name: str, shortest: int) -> UInt8[np.ndarray, "h w 3"]:
     """A photograph in colour, its shorter side `shortest` pixels long."""
-    with Image.open(_folder() / name) as picture:
+    with Image.open(_folder() / name, formats=FORMATS) as picture:
         coloured = picture.convert("RGB")
         scale = shortest / min(coloured.size)
         width, height = (max(shortest, round(scale * side)) for side in coloured.size)

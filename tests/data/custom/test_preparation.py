@@ -390,6 +390,32 @@ def test_opening_what_is_none_or_damaged(source: FolderSource, tmp_path: Path):
         open_prepared(out)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("tensorflow_datasets.core.features.features_dict.FeaturesDict", "foreign.Features"),
+        ("tensorflow_datasets.core.features.image_feature.Image", "foreign.Image"),
+        ("tensorflow_datasets.core.features.text_feature.Text", "foreign.Text"),
+        ('"pythonClassName"', '"python_class_name"'),
+        ('"featuresDict": {', '"type": "foreign.Features", "content": {}, "featuresDict": {'),
+        ('"image": {\n                    "dtype"', '"jsonFeature": {"json": "{}"}, "x": {"dtype"'),
+    ],
+)
+def test_features_of_other_modules_are_not_imported(
+    source: FolderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str
+):
+    prepare_own(source, tmp_path / "out", OwnDataConfig())
+    (tmp_path / "foreign.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    features = tmp_path / "out" / "features.json"
+    content = features.read_text()
+    assert old in content
+    features.write_text(content.replace(old, new))
+    with pytest.raises(UserError, match=r"cannot be read \(.*features.json"):
+        open_prepared(tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_records_are_read_as_they_go(source: FolderSource, tmp_path: Path):
     builder = prepare_own(source, tmp_path / "out", OwnDataConfig()).builder
     iterators = [

@@ -1,5 +1,6 @@
 """COCO's polygons and run lengths."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,8 @@ import own_pictures as own
 import pytest
 
 from isnet_jax.data.custom.readers import Rejected
+from isnet_jax.data.custom.readers.coco import _Segments
+from isnet_jax.data.custom.readers.samples import Contents
 from isnet_jax.data.custom.readers.segments import check, draw
 
 MASK = np.array([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 1]], bool)
@@ -16,24 +19,30 @@ RUNS = [2, 1, 1, 4, 1, 1, 1, 1]
 ENCODED = "21130M00"
 
 
+def drawn(segment: Any, height: int, width: int) -> np.ndarray:
+    mask = np.zeros((height, width), bool)
+    draw(segment, mask)
+    return mask
+
+
 @pytest.mark.parametrize("counts", [RUNS, ENCODED])
 def test_run_lengths(counts: Any):
     segment = {"counts": counts, "size": [3, 4]}
-    assert np.array_equal(draw(segment, 3, 4), MASK)
+    assert np.array_equal(drawn(segment, 3, 4), MASK)
     assert check(segment, 3, 4) == MASK.sum()
 
 
 def test_pixels_whose_centre_is_inside_belong_to_a_polygon():
     for number in range(9):
-        assert np.array_equal(draw([own.rectangle(number)], 8, 8), own.drawn(number))
+        assert np.array_equal(drawn([own.rectangle(number)], 8, 8), own.drawn(number))
         assert check([own.rectangle(number)], 8, 8) == 12
-    triangle = draw([[0, 0, 4, 0, 0, 4]], 4, 4)
+    triangle = drawn([[0, 0, 4, 0, 0, 4]], 4, 4)
     assert triangle.astype(int).tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0] * 4]
 
 
 def test_polygons_of_a_segment_are_united_and_may_touch_the_border():
     parts = [[0, 0, 8, 0, 8, 1, 0, 1], [0, 7, 8.5, 7, 8.5, 8, 0, 8]]
-    assert draw(parts, 8, 8).sum(1).tolist() == [8, 0, 0, 0, 0, 0, 0, 8]
+    assert drawn(parts, 8, 8).sum(1).tolist() == [8, 0, 0, 0, 0, 0, 0, 8]
 
 
 @pytest.mark.parametrize(
@@ -63,3 +72,29 @@ def test_polygons_of_a_segment_are_united_and_may_touch_the_border():
 def test_what_cannot_be_drawn(segment: Any, message: str):
     with pytest.raises(Rejected, match=message):
         check(segment, 3, 4)
+
+
+def test_runs_as_pixels_one_by_one():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        height, width = random.integers(1, 9, 2)
+        flat = np.repeat(random.integers(0, 2, height * width), random.integers(1, 5))
+        flat = flat[: height * width]
+        ends = [*(np.flatnonzero(np.diff(flat)) + 1), len(flat)]
+        runs = np.diff([0, *ends] if flat[0] == 0 else [0, 0, *ends]).tolist()
+        segment = {"counts": runs, "size": [height, width]}
+        assert np.array_equal(drawn(segment, height, width), flat.reshape(width, height).T)
+
+
+def test_many_segments_take_the_memory_of_one():
+    side = 1000
+    whole = {"size": [side, side], "counts": [0, side * side]}
+    polygon = [[0, 0, side, 0, side, side, 0, side]]
+    tracemalloc.start()
+    source = _Segments((whole, polygon) * 30, ("a",), side, side)
+    mask = source.read(side, side, Contents()).mask
+    assert mask is not None
+    assert mask.all()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 6 * side * side

@@ -196,8 +196,9 @@ class _Segments:
                 f"{self.height}",
                 "Use the images that were annotated, in their size",
             )
-        drawn = [segments.draw(shape, height, width) for shape in self.shapes]
-        mask = np.logical_or.reduce(drawn)
+        mask = np.zeros((height, width), bool)
+        for shape in self.shapes:
+            segments.draw(shape, mask)
         if not mask.any():
             raise Rejected("has an empty mask: its segments cover no pixel", "Annotate it anew")
         return Annotated(mask, self.labels)

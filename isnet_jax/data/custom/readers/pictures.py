@@ -13,11 +13,10 @@ from PIL import Image, ImageOps
 
 from isnet_jax.data.custom.readers import dicom
 from isnet_jax.data.custom.readers.samples import Annotated, Contents, Rejected
+from isnet_jax.data.formats import FORMATS
 from isnet_jax.errors import UserError
 
 MAX_PIXELS: Final = 89_000_000
-# Of Pillow's formats those that only decode; others, such as EPS, start programs.
-FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 SUFFIXES: Final = frozenset(
     (
         ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm",

@@ -29,30 +29,58 @@ def check(segmentation: Any, height: int, width: int) -> float:
     return sum(_polygon_area(polygon, height, width) for polygon in segmentation)
 
 
-def draw(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    """The pixels of a segment that `check` has passed: those whose centre is inside."""
+def draw(segmentation: Any, mask: Bool[np.ndarray, "h w"]) -> None:
+    """Set the pixels of a segment that `check` has passed: those whose centre is inside."""
+    height, width = mask.shape
     if isinstance(segmentation, dict):
-        runs = _runs(segmentation, height, width)
-        values = np.arange(len(runs)) % 2 == 1
-        return np.repeat(values, runs).reshape(width, height).T
-    drawn = [_filled(np.array(polygon, np.float64), height, width) for polygon in segmentation]
-    return np.logical_or.reduce(drawn)
+        ends = np.cumsum(_runs(segmentation, height, width))
+        for start, end in zip(ends[::2], ends[1::2], strict=False):
+            _set_run(mask, int(start), int(end))
+        return
+    for polygon in segmentation:
+        _fill(np.array(polygon, np.float64), mask)
 
 
-def _filled(
-    polygon: Float64[np.ndarray, " coordinates"], height: int, width: int
-) -> Bool[np.ndarray, "h w"]:
+def _set_run(mask: Bool[np.ndarray, "h w"], start: int, end: int) -> None:
+    """The pixels from start to before end, counted column by column."""
+    height = len(mask)
+    (first, top), (last, bottom) = divmod(start, height), divmod(end, height)
+    if first == last:
+        mask[top:bottom, first] = True
+        return
+    mask[top:, first] = True
+    mask[:, first + 1 : last] = True
+    if bottom:
+        mask[:bottom, last] = True
+
+
+def _fill(polygon: Float64[np.ndarray, " coordinates"], mask: Bool[np.ndarray, "h w"]) -> None:
     """Even-odd filling: along a row of centres, every edge that is crossed changes the side."""
-    x0, y0 = polygon[::2], polygon[1::2]
-    x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
-    centres = np.arange(height)[:, None] + 0.5
-    row, edge = np.nonzero((y0 <= centres) != (y1 <= centres))
-    slope = (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
-    crossing = x0[edge] + (row + 0.5 - y0[edge]) * slope
-    first = np.clip(np.ceil(crossing - 0.5), 0, width).astype(int)
-    changes = np.zeros((height, width + 1), np.uint8)
-    np.add.at(changes, (row, first), 1)
-    return np.cumsum(changes[:, :width], axis=1, dtype=np.uint8) % 2 == 1
+    height, width = mask.shape
+    x, y = polygon[::2], polygon[1::2]
+    (left, top), (right, bottom) = (
+        np.clip((side(x), side(y)), 0, (width, height)).astype(int) for side in (_low, _high)
+    )
+    edges = np.stack([x, y, np.roll(x, -1), np.roll(y, -1)], axis=1)
+    changes = np.zeros((bottom - top, right - left + 1), np.uint8)
+    for start in range(0, len(edges), width):  # Never more than the image has pixels.
+        x0, y0, x1, y1 = edges[start : start + width].T
+        centres = np.arange(top, bottom)[:, None] + 0.5
+        row, edge = np.nonzero((y0 <= centres) != (y1 <= centres))
+        slope = (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
+        crossing = x0[edge] + (row + top + 0.5 - y0[edge]) * slope
+        first = np.clip(np.ceil(crossing - 0.5), left, right).astype(int) - left
+        np.add.at(changes, (row, first), 1)
+    np.cumsum(changes, axis=1, dtype=np.uint8, out=changes)
+    mask[top:bottom, left:right] |= (changes[:, :-1] & 1).view(bool)
+
+
+def _low(values: np.ndarray) -> float:
+    return np.floor(values.min())
+
+
+def _high(values: np.ndarray) -> float:
+    return np.ceil(values.max())
 
 
 def _polygon_area(polygon: Any, height: int, width: int) -> float:

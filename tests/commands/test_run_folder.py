@@ -1,0 +1,80 @@
+"""The output folder of a run: claimed whole, whatever killed an earlier claim."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from isnet_jax.commands import run_folder
+from isnet_jax.errors import UserError
+
+SETTINGS = {"seed": 1}
+
+
+@pytest.mark.parametrize("operation", range(12))
+def test_a_claim_killed_at_any_operation_is_made_again(tmp_path: Path, operation: int):
+    folder = tmp_path / "run"
+    child = os.fork()
+    if not child:
+        _exit_at(operation)
+        run_folder.claim(folder, SETTINGS, SETTINGS)
+        os._exit(0)
+    os.waitpid(child, 0)
+    run_folder.claim(folder, SETTINGS, SETTINGS)
+    with run_folder.lock(folder):
+        pass
+    assert run_folder.read(folder) == SETTINGS
+    assert sorted(os.listdir(folder)) == [".lock", "config.yaml", "run.json"]
+
+
+def _exit_at(operation: int) -> None:
+    """End this process without any clean-up at the n-th change of the file system."""
+    made = 0
+
+    def counted(function):
+        def call(*arguments, **options):
+            nonlocal made
+            made += 1
+            if made > operation:
+                os._exit(9)
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("mkdir", "open", "fsync", "chmod", "replace", "rename", "unlink"):
+        setattr(os, name, counted(getattr(os, name)))
+
+
+def test_foreign_files_are_not_taken_for_ours(tmp_path: Path):
+    for name in (".run.json.short", ".notes.txt.abcdefgh", ".lock.abcdefgh"):
+        (tmp_path / name).write_text("")
+        with pytest.raises(UserError, match=r"is not empty and holds no run\.json"):
+            run_folder.check(tmp_path, SETTINGS)
+        (tmp_path / name).unlink()
+
+
+def test_temporaries_are_removed_when_the_run_starts(tmp_path: Path):
+    run_folder.claim(tmp_path, SETTINGS, SETTINGS)
+    (tmp_path / "isnet").mkdir()
+    left = [tmp_path / ".report.html.abc_1234", tmp_path / "isnet" / ".metrics.jsonl.abcdefgh"]
+    kept = [tmp_path / ".notes.html.abc_1234", tmp_path / "isnet" / "metrics.jsonl"]
+    for path in left + kept:
+        path.write_text("")
+    with run_folder.lock(tmp_path):
+        assert not any(path.exists() for path in left)
+        assert all(path.exists() for path in kept)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "null", '"settings"', '{"settings": []}'])
+def test_an_incomplete_record_of_the_run(tmp_path: Path, content: str):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=r"holds no run: .*run\.json is missing or unreadable"):
+        run_folder.read(tmp_path)
+
+
+def test_settings_are_compared(tmp_path: Path):
+    run_folder.claim(tmp_path, SETTINGS, SETTINGS)
+    assert json.loads((tmp_path / "run.json").read_text()) == {"settings": SETTINGS}
+    with pytest.raises(UserError, match="seed: 1 there, 2 now"):
+        run_folder.check(tmp_path, {"seed": 2})
