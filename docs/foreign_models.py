@@ -23,7 +23,7 @@ from foreign_networks import NETWORKS, Network
 from foreign_networks.measuring import LIMITS, judged, measure
 
 import isnet_jax
-from isnet_jax.job import machine
+from isnet_jax.training.provenance import machine
 
 HERE = Path(__file__).parent
 LIBRARIES = ("jax", "flax", "equinox", "equimo", "dm-haiku", "keras", "transformers")
@@ -102,6 +102,8 @@ def page(tables: dict[str, dict[str, Any]]) -> str:
             *table(rows),
             "",
         ]
+        missing = [name for name in NETWORKS if name not in rows]
+        lines += [f"Not measured yet: {'; '.join(missing)}.", ""] if missing else []
         failed = what_failed(rows)
         lines += ["What failed:", "", *failed, ""] if failed else []
     return "\n".join(lines)

@@ -65,9 +65,9 @@ def equinox_gru():
 
 
 def equimo_models() -> Any:
-    """`equimo.vision`, called `equimo.models` before version 2."""
+    """`equimo.vision.models`, called `equimo.models` before version 2."""
     try:
-        import equimo.vision as found
+        import equimo.vision.models as found
     except ModuleNotFoundError:
         import equimo.models as found
     return found
@@ -183,7 +183,7 @@ def keras_cnn():
         h = keras.layers.SeparableConv2D(6, 3, padding="same")(x)
         h = keras.layers.LeakyReLU(0.1)(keras.layers.BatchNormalization()(h))
         h = keras.layers.Concatenate()([keras.layers.MaxPooling2D()(t) for t in (x, h)])
-        h = keras.layers.GlobalAveragePooling2D()(keras.layers.GroupNormalization(3)(h))
+        h = keras.layers.GlobalAveragePooling2D()(h)
         return keras.Model(inputs, keras.layers.Dense(3)(h))
 
     return keras_made(build, drawn(2, 6, 6, 3))
