@@ -37,7 +37,6 @@ LIMITS = {
     "x * gradient": (1e-9, 1e-5),
 }
 STEPS = (1e-5, 1e-6, 1e-7, 1e-8)  # of the central differences; the best one counts.
-FAST = {"xla_backend_optimization_level": 0}  # compiled twice as fast, and run a few times.
 
 
 def distance(found: Any, expected: Any) -> float:
@@ -69,10 +68,6 @@ def loss(logits: jax.Array) -> jax.Array:
     return jnp.sum(jnp.sin(logits + jnp.arange(logits.size).reshape(logits.shape)))
 
 
-def compiled(f: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(f, compiler_options=FAST)
-
-
 def with_gradient(run: Callable[..., Any], output: Callable[[Any], jax.Array]):
     """`run`'s outputs, and the gradient of a loss on the logits by parameters and input."""
 
@@ -80,7 +75,7 @@ def with_gradient(run: Callable[..., Any], output: Callable[[Any], jax.Array]):
         gradient = jax.grad(lambda *arguments: loss(output(run(*arguments))), (0, 1))
         return run(parameters, x), gradient(parameters, x)
 
-    return compiled(both)
+    return jax.jit(both)
 
 
 def measure_rule(made: Made, name: str, expected: tuple[Any, Any]) -> dict[str, float]:
@@ -121,7 +116,7 @@ def second_order(run: Callable[..., Any], made: Made, size: float) -> float:
     rng = np.random.default_rng(0)
     direction = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape) * 0.3), made.parameters)
 
-    @compiled
+    @jax.jit
     @jax.value_and_grad
     def heatmap_loss(step):
         moved = jax.tree.map(lambda p, d: p + step * d, made.parameters, direction)
@@ -164,16 +159,16 @@ def attnlrp_written_in() -> Iterator[None]:
 
 def heatmap(made: Made) -> dict[str, float]:
     """AttnLRP of the unchanged network against its rules written into the network."""
-    _, relevance = compiled(explained(made, RULES["AttnLRP"]))(made.parameters, made.x)
+    _, relevance = jax.jit(explained(made, RULES["AttnLRP"]))(made.parameters, made.x)
     with attnlrp_written_in():
-        gradient = compiled(jax.grad(lambda x: made.apply(made.parameters, x)[:, 1].sum()))(made.x)
+        gradient = jax.jit(jax.grad(lambda x: made.apply(made.parameters, x)[:, 1].sum()))(made.x)
     return {"heatmap": distance(relevance, made.x * gradient)}
 
 
 def times_gradient(made: Made) -> dict[str, float]:
     """Epsilon(0.0) against x times the plain gradient."""
-    _, relevance = compiled(explained(made, lrp.Epsilon(0.0)))(made.parameters, made.x)
-    gradient = compiled(jax.grad(lambda x: made.apply(made.parameters, x)[:, 1].sum()))(made.x)
+    _, relevance = jax.jit(explained(made, lrp.Epsilon(0.0)))(made.parameters, made.x)
+    gradient = jax.jit(jax.grad(lambda x: made.apply(made.parameters, x)[:, 1].sum()))(made.x)
     return {"x * gradient": distance(relevance, made.x * gradient)}
 
 
