@@ -6,10 +6,10 @@
 All libraries explain the highest logit of the same images with equal weights and threads, each in
 a process of its own that keeps the memory it frees; their calls are interleaved. The table says how
 far the heatmaps are apart: the largest difference relative to the largest relevance, as timed in
-float32, and, of one image and zennit, in float64, which tells rounding from other rules. Batch
-norms merged by zennit get `eps = 0` and VGG's pool of 7x7 to 7x7 cells is left out for zennit, see
-docs/zennit.md. captum has the epsilon rule only, without batch norm's or residual sums' own, so it
-is in the rows of VGG16. Writes benchmarks/results/heatmap_throughput.json and .md.
+float32, and, of one image and zennit, in float64, which tells rounding from other rules. VGG's pool
+of 7x7 to 7x7 cells is left out for zennit, see docs/zennit.md. captum has the epsilon rule only,
+without batch norm's or residual sums' own, so it is in the rows of VGG16. Writes
+benchmarks/results/heatmap_throughput.json and .md.
 """
 
 from __future__ import annotations

@@ -83,9 +83,6 @@ def zennits(model: torch.nn.Module, network: str, x: torch.Tensor, composite: st
         model.avgpool = torch.nn.Identity()  # It is one; zennit would divide by its z + 1e-6.
     attributor = zennit.attribution.Gradient(model, composed)
     attributor.__enter__()  # Its hooks are registered once, outside of what is timed.
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eps = 0.0
 
     def run() -> np.ndarray:
         _, relevance = attributor(x, seed)
