@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all test-newest lint bench clean
 
 demo: .venv/installed
 	$(BIN)/isnet-jax train biased-digits --out runs/biased-digits
@@ -12,6 +12,11 @@ test: .venv/installed-dev
 
 test-all: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+# The engine's tests on another Python: make test-newest NEWEST=python3.13
+NEWEST ?= $(shell .ci/newest-python)
+test-newest: .venv-newest/installed-dev
+	.venv-newest/bin/python -m pytest -n 2 tests/lrp -m "not slow"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -45,5 +50,10 @@ bench: .venv-bench/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@ .venv/installed
 
+.venv-newest/installed-dev: pyproject.toml
+	$(NEWEST) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
 clean:
-	rm -rf .venv .venv-bench .venv-accelerators .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-newest .venv-bench .venv-accelerators .pytest_cache .ruff_cache .hypothesis
