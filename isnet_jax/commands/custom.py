@@ -13,12 +13,12 @@ from rich.console import Console
 from tensorflow_datasets.core import DatasetBuilder
 
 from isnet_jax.commands import run_folder, train
+from isnet_jax.commands.network import network_of_run
 from isnet_jax.commands.options import TrainingJob
 from isnet_jax.data import Split, load_split, open_prepared
 from isnet_jax.data.custom.builder import MANIFEST
 from isnet_jax.errors import UserError
 from isnet_jax.objective.config import ISNetConfig
-from isnet_jax.training import load_network
 
 _WORDS = {
     "lead": "A classifier learns whatever helps on its training images, the background included. "
@@ -99,7 +99,7 @@ def evaluate_run(folder: Path, console: Console) -> dict[str, train.Judged]:
             "Prepare those data again, or train again into another folder."
         )
     names = ("plain", "isnet") if settings["plain_epochs"] else ("isnet",)
-    networks = {name: load_network(folder / name)[0] for name in names}
+    networks = {name: network_of_run(folder / name)[0] for name in names}
     metrics = train.judge_all(networks, _splits(builder, console), console)
     train.show(metrics, console)
     return metrics

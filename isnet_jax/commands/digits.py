@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from isnet_jax.commands import run_folder, train
+from isnet_jax.commands.network import network_of_run
 from isnet_jax.commands.options import TrainingJob
 from isnet_jax.data import SPLITS, BackgroundMark, BiasedDigitsConfig, Split, load_split, prepare
 from isnet_jax.errors import UserError
-from isnet_jax.training import load_network
 
 NETWORKS = ("plain", "isnet")
 ConfigName = Literal["demo", "full"]
@@ -83,7 +83,7 @@ def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, tr
             f"{folder / run_folder.RUN_FILE} is of another version of isnet_jax ({error}). Train "
             "again, into another folder."
         ) from error
-    networks = {name: load_network(folder / name)[0] for name in NETWORKS}
+    networks = {name: network_of_run(folder / name)[0] for name in NETWORKS}
     splits = load_data(config, data_dir, console)
     metrics = train.judge_all(networks, splits, console)
     train.show(metrics, console)

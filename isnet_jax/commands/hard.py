@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from isnet_jax.commands import run_folder, train
+from isnet_jax.commands.network import network_of_run
 from isnet_jax.commands.options import TrainingJob
 from isnet_jax.data import Split, load_split
 from isnet_jax.data.hard import Coloured, Decoy, Lungs, MadeSet, Textured, prepare_made
-from isnet_jax.training import load_network
 from isnet_jax.training.serial import from_dict
 
 _LEAD = (
@@ -133,7 +133,7 @@ def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, tr
     record = str(folder / run_folder.RUN_FILE)
     made: MadeSet = from_dict(factory, settings["data"], record)
     names = ("plain", "isnet") if settings["plain_epochs"] else ("isnet",)
-    networks = {name: load_network(folder / name)[0] for name in names}
+    networks = {name: network_of_run(folder / name)[0] for name in names}
     metrics = train.judge_all(networks, load_data(made, data_dir, console), console)
     train.show(metrics, console)
     return metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shlex
 import sys
@@ -61,6 +62,9 @@ class Evaluate:
     data_dir: Path = Path("datasets")
 
 
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. For the exit codes see `exit_codes`."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -81,12 +85,24 @@ def exit_codes() -> Iterator[None]:
     except UserError as error:
         told.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in _STORAGE:
+            raise
+        told.print(f"[bold red]error:[/] {escape(_storage_problem(error))}", soft_wrap=True)
+        raise SystemExit(2) from None
     except Terminated as error:
         told.print(f"{error}; the same command goes on from there", highlight=False)
         raise SystemExit(143) from None
     except KeyboardInterrupt:
         told.print("interrupted; the same command goes on after the last checkpoint")
         raise SystemExit(130) from None
+
+
+def _storage_problem(error: OSError) -> str:
+    return (
+        f"the storage cannot be written to ({error}). Make room, or choose another place to write "
+        "to; the same command goes on after the last checkpoint."
+    )
 
 
 def _dispatch(arguments: list[str], console: Console) -> None:

@@ -9,11 +9,13 @@ from typing import Literal
 import jax
 import numpy as np
 from flax import nnx
+from rich.console import Console
+from rich.markup import escape
 
 from isnet_jax import lrp, models
 from isnet_jax.errors import UserError, suggest
 from isnet_jax.evaluation.background import JUDGE
-from isnet_jax.training.checkpoint import load_network
+from isnet_jax.training import ModelDescription, load_network
 
 DEFAULT_CHECKPOINT = Path("runs/biased-digits/isnet")
 
@@ -106,7 +108,7 @@ def chosen_network(choice: NetworkChoice, *, random_weights: bool = False) -> Ch
                 "--model NAME, such as --model resnet50."
             )
         folder = choice.checkpoint or DEFAULT_CHECKPOINT
-        model, description = load_network(folder, choice.architecture)
+        model, description = network_of_run(folder, choice.architecture)
         return ChosenNetwork(model, description.class_names, description.image_shape)
     if choice.checkpoint is not None or choice.architecture is not None:
         raise UserError("--model and --checkpoint name two networks; expected one of them.")
@@ -125,6 +127,18 @@ def chosen_network(choice: NetworkChoice, *, random_weights: bool = False) -> Ch
     model.eval()
     shape = (choice.image_size, choice.image_size, choice.in_channels)
     return ChosenNetwork(model, names, shape)
+
+
+def network_of_run(
+    folder: Path, architecture: str | None = None
+) -> tuple[nnx.Module, ModelDescription]:
+    """`load_network`, which says on stderr what it passed over."""
+    told = Console(stderr=True)
+
+    def tell(text: str) -> None:
+        told.print(f"[bold yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+    return load_network(folder, architecture, tell)
 
 
 def _create(choice: NetworkChoice, num_classes: int) -> models.Network:

@@ -23,6 +23,7 @@ from isnet_jax.training import (
     OptimiserConfig,
     TrainConfig,
 )
+from isnet_jax.training.config import SelectBy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,8 +95,10 @@ class TrainingJob(NetworkOptions):
       out: output folder: a new one, or that of the same run interrupted.
       plain_epochs: passes of a plain classifier to compare with.
       calibration: file of `isnet-jax calibrate`; its ranges replace isnet.foreground_range.
-      patience: end a training after so many epochs without a new lowest validation loss; 0 never
-        does.
+      patience: end a training after so many epochs without a new best one; 0 never does.
+      select_by: what makes an epoch the best, which is kept, on validation images: the lowest
+        loss, or the most right predictions with backgrounds exchanged ("interventions"). The
+        loss prefers networks that are as biased as the images.
       checkpoints: when they are written and how many are kept.
       profile_steps: first and last step, from 1, of which to write a profile into the run.
       launch: how the step runs over devices.
@@ -106,6 +109,7 @@ class TrainingJob(NetworkOptions):
     plain_epochs: int = 6
     calibration: Path | None = None
     patience: int = 0
+    select_by: SelectBy = "loss"
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     profile_steps: tuple[int, int] | None = None
     launch: Annotated[MeshConfig, tyro.conf.arg(name="")] = field(default_factory=MeshConfig)
@@ -141,6 +145,7 @@ class TrainingJob(NetworkOptions):
             self.isnet if isnet else self.isnet.classification,
             epochs=self.epochs if isnet else self.plain_epochs,
             patience=self.patience,
+            select_by=self.select_by,
             checkpoints=self.checkpoints,
             profile_steps=self.profile_steps,
             launch=self.launch,

@@ -20,8 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
-from tensorboardX import SummaryWriter
 
+from isnet_jax.commands.curves import Curves
 from isnet_jax.data import Split
 from isnet_jax.evaluation import highest_logit_relevance
 from isnet_jax.report.heatmaps import heatmap_grid
@@ -77,7 +77,7 @@ class TrainingDisplay:
     def __init__(self, name: str, logs: Path, samples: Split, console: Console):
         self.name, self.logs, self.samples, self.console = name, logs, samples, console
         self.start = self.steps = 0
-        self.writer: SummaryWriter | None = None
+        self.curves: Curves | None = None
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24 if console.width >= 100 else 8),
@@ -100,15 +100,15 @@ class TrainingDisplay:
         trace: TracebackType | None,
     ) -> None:
         self.bar.stop()
-        if self.writer is not None:
-            self.writer.close()
+        if self.curves is not None:
+            self.curves.__exit__(kind, error, trace)
 
     def on_start(self, step: int, steps: int) -> None:
         self.start, self.steps = step, steps
         if step == steps:
             return
         # A run that was killed may have logged steps that are repeated now.
-        self.writer = SummaryWriter(str(self.logs), purge_step=step + 1)
+        self.curves = Curves(self.logs, purge_step=step + 1)
         self.bar.start()
         self.task = self.bar.add_task(self.name, total=steps, completed=step, losses="compiling")
 
@@ -120,7 +120,7 @@ class TrainingDisplay:
 
     def on_step(self, step: int, metrics: Record | None) -> None:
         assert self.task is not None
-        assert self.writer is not None
+        assert self.curves is not None
         self.bar.update(self.task, completed=step)
         if metrics is not None:
             wide = self.console.width >= 100
@@ -130,21 +130,21 @@ class TrainingDisplay:
             ]
             self.bar.update(self.task, losses="  ".join(parts))
             for key, value in metrics.items():
-                self.writer.add_scalar(f"train/{key}", value, step)
+                self.curves.scalar(f"train/{key}", value, step)
 
     def on_epoch(self, record: Record, model: Callable[[], nnx.Module]) -> None:
-        assert self.writer is not None
+        assert self.curves is not None
         step = int(record["step"])
         for key, value in record.items():
             if key.startswith("validation_"):
-                self.writer.add_scalar(key.replace("_", "/", 1), value, step)
+                self.curves.scalar(key.replace("_", "/", 1), value, step)
             elif key in TIMES:
-                self.writer.add_scalar(f"speed/{key}", value, step)
+                self.curves.scalar(f"speed/{key}", value, step)
         batch = self.samples.batch(slice(0, 8))
         relevance = highest_logit_relevance(model(), batch["image"])
         grid = heatmap_grid(batch["image"], batch["mask"], {self.name: relevance})
-        self.writer.add_image("heatmaps", np.asarray(grid), step, dataformats="HWC")
-        self.writer.flush()
+        self.curves.image("heatmaps", np.asarray(grid), step)
+        self.curves.flush()
         if not self.console.is_terminal:
             parts = "  ".join(
                 f"{key} {record[key]:.3f}"

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from jax.experimental import multihost_utils
 
 from isnet_jax.errors import UserError
 from isnet_jax.files import write_atomically
+from isnet_jax.training.checksums import sealed, unsealed
 from isnet_jax.training.description import ModelDescription, read_description
 from isnet_jax.training.step import TrainState
 
@@ -108,7 +110,7 @@ class Checkpoints:
         arrays = jax.tree.map(jnp.copy, flattened(state))
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),  # pyright: ignore[reportCallIssue]
-            progress=ocp.args.JsonSave(dict(progress)),  # pyright: ignore[reportCallIssue]
+            progress=ocp.args.JsonSave(sealed(progress, arrays)),  # pyright: ignore[reportCallIssue]
         )
         with self._writing():
             if loss is not None:
@@ -166,10 +168,17 @@ class Checkpoints:
         return None
 
     def best(self, like: Any) -> Any | None:
-        """The state with the lowest validation loss, or the part of it that `like` is."""
+        """The state with the lowest validation loss, or the part of it that `like` is.
+
+        A damaged one is said, and another of the best taken instead, or of the last.
+
+        Raises:
+          UserError: none of them can be read.
+        """
+        self.wait()
         with self._writing():
             self._best.wait_until_finished()
-        return _best(self._best, like)
+        return _best([self._best, self._last], like, self._tell)
 
     def latest_step(self) -> int | None:
         """The step of the latest whole checkpoint."""
@@ -210,16 +219,20 @@ class Checkpoints:
 
 
 def load_network(
-    folder: Path, architecture: str | None = None
+    folder: Path,
+    architecture: str | None = None,
+    tell: Callable[[str], None] = warnings.warn,
 ) -> tuple[nnx.Module, ModelDescription]:
     """The best network of a run, in eval mode.
 
     Args:
       folder: a network's folder in a run, such as runs/biased-digits/isnet.
       architecture: what it should be; None takes what is there.
+      tell: is given a sentence when a damaged checkpoint is passed over; another of the best is
+        taken then, or of the last.
 
     Raises:
-      UserError: no checkpoint there, or one of another architecture.
+      UserError: no checkpoint there, none that can be read, or one of another architecture.
     """
     folder = folder.resolve()
     description = read_description(folder)
@@ -230,11 +243,10 @@ def load_network(
         )
     model = description.create()
     graph, parameters, rest = nnx.split(model, nnx.Param, ...)
-    found = None
-    if (folder / "best").is_dir():
-        manager = _manager(folder / "best", create=False)
-        found = _best(manager, {"parameters": parameters, "rest": rest})
-        manager.close()
+    with contextlib.ExitStack() as stack, _abandoned_reads_are_silent():
+        places = [folder / kind for kind in ("best", "last") if (folder / kind).is_dir()]
+        managers = [stack.enter_context(_manager(place, create=False)) for place in places]
+        found = _best(managers, {"parameters": parameters, "rest": rest}, tell)
     if found is None:
         raise UserError(f"{folder} has no checkpoint yet: its training has not got that far.")
     model = nnx.merge(graph, found["parameters"], found["rest"])
@@ -257,15 +269,28 @@ class _DamagedError(Exception):
     """A checkpoint is there and cannot be read."""
 
 
-def _best(manager: ocp.CheckpointManager, like: Any) -> Any | None:
-    step = manager.best_step()
-    step = manager.latest_step() if step is None else step
-    if step is None:
-        return None
-    try:
-        return _restored(manager, step, like)[0]
-    except _DamagedError as error:
-        raise UserError(f"{error}. {_START_ANEW}") from error
+def _best(
+    managers: Sequence[ocp.CheckpointManager], like: Any, tell: Callable[[str], None]
+) -> Any | None:
+    """The first that can be read: of the best, or, of ended epochs, of the last."""
+    damaged: list[_DamagedError] = []
+    for manager in managers:
+        best = manager.best_step() if manager.directory.name == "best" else None
+        for step in sorted(manager.all_steps(), key=lambda step: (step != best, -step)):
+            try:
+                state, progress = _restored(manager, step, like)
+            except _DamagedError as error:
+                damaged.append(error)
+                continue
+            if best is None and not progress["history"]:
+                continue
+            place = manager.directory
+            for error in damaged or [f"{place.parent / 'best'} is empty"] * (place.name == "last"):
+                tell(f"{error}; taking {place.name}/{step} instead")
+            return state
+    if damaged:
+        raise UserError(f"{damaged[0]}, nor any other. {_START_ANEW}")
+    return None
 
 
 def _restored(manager: ocp.CheckpointManager, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
@@ -292,11 +317,12 @@ def _restored(manager: ocp.CheckpointManager, step: int, like: Any) -> tuple[Any
             progress=ocp.args.JsonRestore(),  # pyright: ignore[reportCallIssue]
         )
         found: Any = manager.restore(step, args=arguments)
+        progress = unsealed(found["progress"], found["state"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _DamagedError(
             f"the checkpoint {place} cannot be read ({_first_line(error)})"
         ) from error
-    return unflattened(like, found["state"], str(manager.directory)), found["progress"]
+    return unflattened(like, found["state"], str(manager.directory)), progress
 
 
 @contextlib.contextmanager

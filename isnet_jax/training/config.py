@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 
 from isnet_jax.data import Augmentation, Split, train_iterator
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, suggest
 from isnet_jax.objective.classification import Classification
 from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.training.checkpoint import CheckpointConfig
 from isnet_jax.training.mesh import MeshConfig
 from isnet_jax.training.optimiser import OptimiserConfig
+
+SelectBy = Literal["loss", "interventions"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,10 @@ class TrainConfig:
       batch_size: samples a step, over all devices, at least 1.
       augmentation: random transformations of image and mask together.
       seed: decides weights, order, shifts and the stochastic choices; 0 to 2**32 - 1.
-      patience: end after so many epochs without a new lowest validation loss; 0 never does.
+      patience: end after so many epochs without a new best one; 0 never does.
+      select_by: what makes an epoch the best, on validation data: the lowest "loss", or the most
+        right predictions with backgrounds exchanged, "interventions". Biased validation images
+        prefer networks that are biased alike.
       checkpoints: when they are written and how many are kept.
       profile_steps: first and last step, from 1, to write a profile of; None for no profile.
       launch: how the step runs over devices.
@@ -40,6 +45,7 @@ class TrainConfig:
     augmentation: Augmentation
     seed: int
     patience: int = 0
+    select_by: SelectBy = "loss"
     checkpoints: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     profile_steps: tuple[int, int] | None = None
     launch: MeshConfig = dataclasses.field(default_factory=MeshConfig)
@@ -53,6 +59,8 @@ class TrainConfig:
             raise UserError(f"training: seed is {self.seed}; expected 0 to 2**32 - 1.")
         if self.patience < 0:
             raise UserError(f"training: patience is {self.patience}; expected at least 0.")
+        if self.select_by not in get_args(SelectBy):
+            raise UserError("training: " + suggest(self.select_by, get_args(SelectBy), "select_by"))
         if self.profile_steps and not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
             raise UserError(
                 f"training: profile_steps is {self.profile_steps}; expected the first and the last "

@@ -67,7 +67,12 @@ class Trainer:
             step, lambda compiled: on_compiled(launcher.cost(compiled, self.model))
         )
         self._validation = Validation(
-            self.model, training.objective, launcher, validation, 2 * training.batch_size
+            self.model,
+            training.objective,
+            launcher,
+            validation,
+            2 * training.batch_size,
+            interventions=training.select_by == "interventions",
         )
         self._made_by = {"training": to_dict(training), **provenance()}
         self._optimiser = optimiser
@@ -93,11 +98,17 @@ class Trainer:
         return self._launcher.local(self.state)
 
     def is_over(self) -> bool:
-        """After the last epoch, or too many without a new lowest validation loss."""
-        losses = [record["validation_loss"] for record in self.history]
+        """After the last epoch, or too many without a new best one."""
+        losses = [self._score(record) for record in self.history]
         patience = self.training.patience
         stale = len(losses) - 1 - int(np.argmin(losses)) if losses else 0
         return len(losses) >= self.training.epochs or 0 < patience <= stale
+
+    def _score(self, record: Record) -> float:
+        """Of an epoch; the lower the better."""
+        if self.training.select_by == "interventions":
+            return 1 - record["validation_exchanged_accuracy"]
+        return record["validation_loss"]
 
     def remaining_steps(self) -> range:
         """Numbers of the running epoch's steps that are not made yet."""
@@ -138,7 +149,7 @@ class Trainer:
                 f"{', '.join(wrong)} after its last step. {ADVICE}"
             )
         self.history.append(record)
-        self._save(None, record["validation_loss"])
+        self._save(None, self._score(record))
         self.checkpoints.write_history(self.history)
         self.metrics, self.clock = EpochMetrics(), EpochClock()
         return record

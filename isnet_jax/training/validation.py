@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,9 @@ from flax import nnx
 from isnet_jax.data.split import Split
 from isnet_jax.models.network import in_mode
 from isnet_jax.objective.batch import Batch, Whole
-from isnet_jax.objective.classification import Classification
+from isnet_jax.objective.classification import Classification, accuracy
 from isnet_jax.objective.config import ISNetConfig
+from isnet_jax.objective.exchange import Exchange, exchanged
 from isnet_jax.objective.loss import loss_function
 from isnet_jax.training.compilation import compiler_options
 from isnet_jax.training.mesh import Launcher
@@ -24,7 +26,11 @@ _NO_STEP = 2**32 - 1  # Random choices of a validation are those of no step.
 
 
 def build_validation(
-    model: nnx.Module, config: ISNetConfig | Classification, *, axis_name: str | None = None
+    model: nnx.Module,
+    config: ISNetConfig | Classification,
+    *,
+    axis_name: str | None = None,
+    interventions: bool = False,
 ) -> Callable[[TrainState, Batch, Whole], Metrics]:
     """The objective's metrics in eval mode; a pure function, of one device.
 
@@ -34,6 +40,8 @@ def build_validation(
       model: its structure; its values come from the state.
       config: of the objective.
       axis_name: the mapped axis over which parts are split.
+      interventions: also measure "exchanged_accuracy", with the background of another image of
+        the part, on the same device, behind every object.
 
     Returns:
       `(state, part, whole) -> metrics`: a part of the samples with their numbers, and the whole
@@ -49,6 +57,9 @@ def build_validation(
         copy = nnx.merge(graph, state.parameters, state.rest, copy=True)
         key = jax.random.fold_in(state.key, _NO_STEP)
         loss, aux = loss_of(copy, dataclasses.replace(part, whole=whole), key, state.step)
+        if interventions:
+            image = exchanged(part, Exchange(probability=1.0), key).image
+            aux = {**aux, "exchanged_accuracy": accuracy(copy(image), part.label)}
         metrics = scalars(loss, aux)
         return metrics if axis_name is None else averaged(metrics, axis_name)
 
@@ -67,6 +78,7 @@ class Validation:
       launcher: where to run.
       split: the samples; every process has all of them.
       largest: samples in a part, at most (but one for each device).
+      interventions: see `build_validation`.
     """
 
     def __init__(
@@ -76,11 +88,14 @@ class Validation:
         launcher: Launcher,
         split: Split,
         largest: int,
+        *,
+        interventions: bool = False,
     ):
         self._split, self._launcher = split, launcher
-        self._alone = jax.jit(build_validation(model, config), compiler_options=compiler_options())
+        build = functools.partial(build_validation, model, config, interventions=interventions)
+        self._alone = jax.jit(build(), compiler_options=compiler_options())
         name, devices = launcher.axis_name, launcher.devices
-        self._spread = launcher.launch_validation(build_validation(model, config, axis_name=name))
+        self._spread = launcher.launch_validation(build(axis_name=name))
         self._parts = [
             np.arange(devices * rows[0], devices * (rows[-1] + 1))
             for rows in even_parts(len(split) // devices, max(largest // devices, 1))

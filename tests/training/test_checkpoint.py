@@ -94,7 +94,7 @@ def test_a_best_of_an_epoch_that_last_does_not_know_is_dropped(copy: Path):
         resumed = checkpoints.resume(like)
         assert resumed is not None
         assert int(resumed[0].step) == int(newest.name) == 6
-        assert checkpoints.best(like) is None
+        assert not list((copy / "best").iterdir())
 
 
 def test_a_finished_training_is_not_repeated(finished: Path):
@@ -159,16 +159,73 @@ def test_a_folder_without_a_network(tmp_path: Path, copy: Path):
         load_network(tmp_path)
     with pytest.raises(UserError, match="holds no network"):
         load_network(tmp_path / "absent")
-    shutil.rmtree(copy / "best")
+    for kind in ("best", "last"):
+        shutil.rmtree(copy / kind)
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        load_network(copy)
+    with Checkpoints(copy) as checkpoints:
+        checkpoints.save(state_of(1), {"history": []})  # In the middle of the first epoch.
     with pytest.raises(UserError, match="no checkpoint yet"):
         load_network(copy)
 
 
-def test_a_damaged_checkpoint(copy: Path):
-    (best,) = (copy / "best").iterdir()
-    shutil.rmtree(best / "state")
-    with pytest.raises(UserError, match=r"cannot be read.*Delete that folder"):
+def flip(step: Path) -> None:
+    """One bit of the arrays' bytes."""
+    files = [path for path in (step / "state").rglob("*") if path.parent.name == "d"]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+
+
+def newest(folder: Path) -> Path:
+    return max(folder.iterdir(), key=lambda path: int(path.name))
+
+
+@pytest.mark.parametrize("damage", [flip, lambda step: shutil.rmtree(step / "state")])
+def test_a_damaged_best_is_named_and_the_last_taken(copy: Path, damage):
+    damage(newest(copy / "best"))
+    with pytest.warns(UserWarning, match=r"best/\d+ cannot be read .*; taking last/6 instead"):
         load_network(copy)
+    _, _, told = run(copy)
+    assert "taking last/6 instead" in next(text for kind, text in told if kind == "notice")
+    damage(newest(copy / "last"))
+    with pytest.warns(UserWarning, match="taking last/3 instead"):
+        load_network(copy)
+    damage(copy / "last" / "3")
+    with pytest.raises(UserError, match=r"cannot be read.*nor any other.*Delete that folder"):
+        load_network(copy)
+
+
+def test_a_deleted_best_is_done_without(copy: Path):
+    shutil.rmtree(newest(copy / "best"))
+    model, _, _ = run(copy)
+    with pytest.warns(UserWarning, match="best is empty; taking last/6 instead"):
+        loaded, _ = load_network(copy)
+    jax.tree.map(np.testing.assert_array_equal, arrays(model), arrays(loaded))
+
+
+def test_a_flipped_bit_in_the_last_is_named_and_the_one_before_taken(copy: Path):
+    flip(newest(copy / "last"))
+    _, history, told = run(copy)
+    assert "is damaged: its checksum differs" in next(t for kind, t in told if kind == "notice")
+    assert ("start", 3) in told
+    assert [record["epoch"] for record in history] == [1, 2]
+
+
+@pytest.mark.parametrize("record", ["{}", "[]", "null", "1", '{"record": {}, "checksums": {}}'])
+def test_an_incomplete_record_of_progress(copy: Path, record: str):
+    (newest(copy / "last") / "progress" / "metadata").write_text(record)
+    _, _, told = run(copy)
+    assert "record of progress is incomplete" in next(t for kind, t in told if kind == "notice")
+    assert ("start", 3) in told
+
+
+def test_a_changed_record_of_progress(copy: Path):
+    place = newest(copy / "last") / "progress" / "metadata"
+    place.write_text(place.read_text().replace('"epoch": 1', '"epoch": 0', 1))
+    _, _, told = run(copy)
+    assert "record of progress is damaged" in next(t for kind, t in told if kind == "notice")
 
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])

@@ -136,6 +136,17 @@ def test_early_stopping_waits_for_a_lower_validation_loss(tmp_path: Path):
     assert [what for what, _ in observer.told] == ["start"]
 
 
+def test_the_best_epoch_can_be_that_of_the_interventions(tmp_path: Path):
+    training = dataclasses.replace(PLAIN, epochs=4, select_by="interventions")
+    _, history = fit(SMALL, training, split(24), split(10, 1), tmp_path, Silent())
+    right = {record["step"]: record["validation_exchanged_accuracy"] for record in history}
+    assert all(0 <= share <= 1 for share in right.values())
+    kept = [int(folder.name) for folder in (tmp_path / "best").iterdir() if folder.name.isdigit()]
+    assert [right[step] for step in kept] == [max(right.values())]
+    with pytest.raises(UserError, match="interventions"):
+        dataclasses.replace(PLAIN, select_by="intervention")
+
+
 def test_records_are_written_as_json_lines(tmp_path: Path):
     _, history = fit(SMALL, PLAIN, split(24), split(10, 1), tmp_path, Silent())
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

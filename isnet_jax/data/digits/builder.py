@@ -1,17 +1,16 @@
 """Digits whose background gives the class away: the data set that ISNets are tested on."""
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Int64, UInt8
-from PIL import Image
 
 from isnet_jax.data.digits.marks import (
     BackgroundMark,
@@ -21,10 +20,10 @@ from isnet_jax.data.digits.marks import (
     paint,
 )
 from isnet_jax.data.digits.sources import Digits, Source, fingerprint, load_digits
+from isnet_jax.data.drawn import DrawnData, Example
 from isnet_jax.errors import UserError
 
 Tie = Literal["biased", "unbiased", "confounding"]
-Progress = Callable[[int, int], None]
 
 TEST_SPLITS: Final = ("test_biased", "test_unbiased", "test_confounding")
 SPLITS: Final = ("train", "validation", *TEST_SPLITS)
@@ -94,6 +93,27 @@ class BiasedDigitsConfig:
         digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
         return f"{self.source}-{self.mark.kind}-{digest[:12]}"
 
+    @functools.cached_property
+    def digits(self) -> Digits:
+        return load_digits(self.source, self.folder, self.limit)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.digits.class_names
+
+    @property
+    def side(self) -> int:
+        return self.canvas
+
+    def members(self) -> dict[str, Int64[np.ndarray, " n"]]:
+        """See `split_members`."""
+        return split_members(self.digits, self)
+
+    def example(self, split: str, number: int) -> Example:
+        """See `make_example`."""
+        image, mask = make_example(self.digits, number, _TIES[split], self)
+        return Example(image, mask, int(self.digits.labels[number]))
+
 
 @dataclass(eq=False)
 class BiasedDigitsBuilderConfig(tfds.core.BuilderConfig):
@@ -102,86 +122,38 @@ class BiasedDigitsBuilderConfig(tfds.core.BuilderConfig):
     options: BiasedDigitsConfig = field(default_factory=BiasedDigitsConfig)
 
 
-class BiasedDigits(tfds.core.GeneratorBasedBuilder):
+class BiasedDigits(DrawnData):
     """Digits with masks and a mark that is tied to the class, for ``prepare`` to build.
 
     The splits ``train`` and ``validation`` carry the mark of the class (see ``BackgroundMark`` for
     how strictly). The three test splits hold the same digits in the same order: ``test_biased``
     with the same tie, ``test_unbiased`` without marks, ``test_confounding`` with the mark of a
     uniformly random other class. Digits are split by class in equal shares.
-
-    Features: ``image`` uint8 (canvas, canvas, 3), ``mask`` uint8 (canvas, canvas, 1), 255 on the
-    foreground and 0 elsewhere, ``label``, ``id`` (the digit's number in its source).
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    # TFDS would import importlib_resources, which it does not install, to look for checksums here.
-    code_path = None
-    progress: Progress | None = None
 
     @property
-    def options(self) -> BiasedDigitsConfig:
+    def drawn(self) -> BiasedDigitsConfig:
         config = self.builder_config
         assert isinstance(config, BiasedDigitsBuilderConfig)
         return config.options
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        side = self.options.canvas
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=f"Digits with a background mark tied to the class: {self.options}",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(side, side, 3), encoding_format="png"),
-                    "mask": tfds.features.Image(shape=(side, side, 1), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=self._digits().class_names),
-                    "id": tfds.features.Text(),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            disable_shuffling=True,
-        )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        digits = self._digits()
-        members = split_members(digits, self.options)
-        report = _counted(self.progress, sum(len(indices) for indices in members.values()))
-        return {
-            name: self._generate_examples(digits, indices, _TIES[name], report)
-            for name, indices in members.items()
-        }
+class Shares(Protocol):
+    """What `split_members` goes by."""
 
-    def _generate_examples(
-        self,
-        digits: Digits,
-        indices: Int64[np.ndarray, " n"],
-        tie: Tie,
-        report: Callable[[], None],
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index in indices.tolist():
-            image, mask = make_example(digits, index, tie, self.options)
-            yield (
-                index,
-                {
-                    "image": Image.fromarray(image),
-                    "mask": Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0))),
-                    "label": int(digits.labels[index]),
-                    "id": f"{index:05d}",
-                },
-            )
-            report()
+    @property
+    def validation_fraction(self) -> float: ...
 
-    def _digits(self) -> Digits:
-        return load_digits(self.options.source, self.options.folder, self.options.limit)
+    @property
+    def test_fraction(self) -> float: ...
 
-    def _log_download_bytes(self) -> None:
-        """Nothing is downloaded here."""
-
-    def _log_download_done(self) -> None:
-        """Nothing is downloaded here."""
+    @property
+    def seed(self) -> int: ...
 
 
-def split_members(digits: Digits, config: BiasedDigitsConfig) -> dict[str, Int64[np.ndarray, " n"]]:
+def split_members(digits: Digits, config: Shares) -> dict[str, Int64[np.ndarray, " n"]]:
     """Which digits each split holds: ascending positions, by split name.
 
     Raises:
@@ -230,15 +202,3 @@ def make_example(
 
 def _confounding(_: BackgroundMark, label: int, num_classes: int, rng: np.random.Generator) -> int:
     return confounding_code(label, num_classes, rng)
-
-
-def _counted(progress: Progress | None, total: int) -> Callable[[], None]:
-    done = 0
-
-    def report() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    return report

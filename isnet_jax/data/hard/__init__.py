@@ -6,14 +6,13 @@
 from isnet_jax.data.hard.coloured import Coloured
 from isnet_jax.data.hard.decoy import Decoy
 from isnet_jax.data.hard.lungs import Lungs
-from isnet_jax.data.hard.made import Example, MadeSet, prepare_made
+from isnet_jax.data.hard.made import MadeSet, prepare_made
 from isnet_jax.data.hard.objects import ObjectSet
 from isnet_jax.data.hard.textured import Textured
 
 __all__ = [
     "Coloured",
     "Decoy",
-    "Example",
     "Lungs",
     "MadeSet",
     "ObjectSet",

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from isnet_jax.data.hard.made import Example
+from isnet_jax.data.drawn import Example
 from isnet_jax.data.hard.objects import ObjectSet
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from isnet_jax.data.hard.made import Example
+from isnet_jax.data.drawn import Example
 from isnet_jax.data.hard.objects import ObjectSet
 
 _PATCH: Final = 4

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from PIL import Image
 from scipy import ndimage
 
+from isnet_jax.data.drawn import Example
 from isnet_jax.data.formats import FORMATS
-from isnet_jax.data.hard.made import Example
 from isnet_jax.errors import UserError
 
 _ARCHIVE: Final = Path("data") / "semantic_masks_v7labs_lungs.zip"

@@ -1,38 +1,21 @@
-"""Data sets that a program draws: what they have in common, and how they are written to disk."""
+"""A hard data set on disk, each with a builder of its name."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging as absl_logging
-from jaxtyping import Bool, Int64, UInt8
-from PIL import Image
 
-from isnet_jax.data.digits.sources import quiet_tfds
-from isnet_jax.errors import UserError
-
-Progress = Callable[[int, int], None]
+from isnet_jax.data.drawn import Drawn, DrawnData, Progress, prepared
 
 
-class Example(NamedTuple):
-    """One sample: an image, its foreground and its class."""
-
-    image: UInt8[np.ndarray, "h w 3"]
-    mask: Bool[np.ndarray, "h w"]
-    label: int
-
-
-class MadeSet(Protocol):
-    """The options of a drawn data set: a frozen dataclass that decides every pixel.
+class MadeSet(Drawn, Protocol):
+    """The options of a hard data set: a frozen dataclass.
 
     Attributes:
         kind: the data set's name.
@@ -42,32 +25,9 @@ class MadeSet(Protocol):
     kind: ClassVar[str]
     version: ClassVar[str]
 
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-
-    @property
-    def side(self) -> int:
-        """Height and width of the images in pixels."""
-        ...
-
     def fingerprint(self) -> str:
         """Identifies the files that the samples are drawn from."""
         ...
-
-    def members(self) -> Mapping[str, Int64[np.ndarray, " n"]]:
-        """The numbers of the samples of every split, by the split's name."""
-        ...
-
-    def example(self, split: str, number: int) -> Example:
-        """A sample; the same arguments always give the same pixels."""
-        ...
-
-
-def folder_name(made: MadeSet) -> str:
-    """A name for the prepared folder: data sets of other content never share it."""
-    assert dataclasses.is_dataclass(made)
-    options = dataclasses.asdict(made) | {"folder": None, "from": made.fingerprint()}
-    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(eq=False)
@@ -75,79 +35,18 @@ class _BuilderConfig(tfds.core.BuilderConfig):
     made: Any = None
 
 
-class MadeData(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes a `MadeSet` with TFDS.
-
-    Features: ``image`` uint8 (side, side, 3), ``mask`` uint8 (side, side, 1), 255 on the
-    foreground and 0 elsewhere, ``label``, ``id`` (the sample's number).
-    """
-
-    # TFDS would import importlib_resources, which it does not install, to look for checksums here.
-    code_path = None
-    progress: Progress | None = None
-
+class _MadeData(DrawnData, skip_registration=True):
     @property
-    def made(self) -> MadeSet:
+    def drawn(self) -> MadeSet:
         config = self.builder_config
         assert isinstance(config, _BuilderConfig)
         return config.made
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        side = self.made.side
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=str(self.made),
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(side, side, 3), encoding_format="png"),
-                    "mask": tfds.features.Image(shape=(side, side, 1), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=self.made.class_names),
-                    "id": tfds.features.Text(),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        members = self.made.members()
-        report = _counted(self.progress, sum(map(len, members.values())))
-        return {name: self._drawn(name, numbers, report) for name, numbers in members.items()}
-
-    def _generate_examples(self, **_: Any) -> Any:
-        raise NotImplementedError  # `_split_generators` gives the generators themselves.
-
-    def _drawn(
-        self, split: str, numbers: Int64[np.ndarray, " n"], report: Callable[[], None]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number in numbers.tolist():
-            image, mask, label = self.made.example(split, number)
-            yield (
-                number,
-                {
-                    "image": Image.fromarray(image),
-                    "mask": Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0))),
-                    "label": label,
-                    "id": f"{number:05d}",
-                },
-            )
-            report()
-
-    def _log_download_bytes(self) -> None:
-        """Nothing is downloaded here."""
-
-    def _log_download_done(self) -> None:
-        """Nothing is downloaded here."""
-
 
 def prepare_made(
     made: MadeSet, data_dir: str | Path, progress: Progress | None = None
-) -> tfds.core.DatasetBuilder:
-    """Writes the data set below ``data_dir``, or finds it there from an earlier time.
-
-    The data set becomes visible when it is complete: preparing that was interrupted leaves nothing
-    behind but a folder ``incomplete.*``, which may be deleted. Several processes may prepare the
-    same data set at once; the first to finish provides it.
+) -> DrawnData:
+    """Writes the data set below ``data_dir``, or finds it there: see `drawn.prepared`.
 
     Args:
         made: what to prepare; other options get a folder of their own.
@@ -161,67 +60,14 @@ def prepare_made(
         UserError: what the samples are drawn from is missing, the options ask for more than it can
             give, or files of a prepared data set are missing.
     """
-    builder = _builder(made, data_dir)
-    if not builder.data_path.exists():
-        builder.progress = progress
-        try:
-            with quiet_tfds():
-                builder.download_and_prepare(
-                    file_format="array_record",
-                    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-                )
-        except OSError:
-            if not builder.data_path.exists():
-                raise
-            # Another process was faster: its folder is in the place of ours.
-            builder = _builder(made, data_dir)
-    _check_files(builder, made)
-    return builder
+    members = {"name": made.kind, "VERSION": tfds.core.Version(made.version)}
+    builder = type(made.kind, (_MadeData,), members, skip_registration=True)
+    config = _BuilderConfig(name=folder_name(made), made=made)
+    return prepared(lambda: builder(data_dir=Path(data_dir).expanduser(), config=config), progress)
 
 
-def _builder(made: MadeSet, data_dir: str | Path) -> MadeData:
-    kind = type(
-        made.kind, (MadeData,), {"name": made.kind, "VERSION": tfds.core.Version(made.version)},
-        skip_registration=True,
-    )  # fmt: skip
-    logger = absl_logging.get_absl_logger()
-    logger.addFilter(_unless_custom_config)
-    try:
-        config = _BuilderConfig(name=folder_name(made), made=made)
-        return kind(data_dir=Path(data_dir).expanduser(), config=config)
-    finally:
-        logger.removeFilter(_unless_custom_config)
-
-
-def _unless_custom_config(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("Using custom data configuration")
-
-
-def _check_files(builder: MadeData, made: MadeSet) -> None:
-    folder = builder.data_path
-    remedy = f"Delete the folder {folder}; it will be prepared anew."
-    absent = [name for name in made.members() if name not in builder.info.splits]
-    if absent:
-        raise UserError(
-            f"the prepared data in {folder} do not have the splits {', '.join(absent)}: "
-            f"dataset_info.json is missing or of something else. {remedy}"
-        )
-    files = [Path(path) for split in builder.info.splits.values() for path in split.filepaths]
-    missing = [path.name for path in files if not path.exists()]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(files)} files are missing from the prepared data: "
-            f"{', '.join(missing)}. {remedy}"
-        )
-
-
-def _counted(progress: Progress | None, total: int) -> Callable[[], None]:
-    done = 0
-
-    def report() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    return report
+def folder_name(made: MadeSet) -> str:
+    """A name for the prepared folder: data sets of other content never share it."""
+    assert dataclasses.is_dataclass(made)
+    options = dataclasses.asdict(made) | {"folder": None, "from": made.fingerprint()}
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]

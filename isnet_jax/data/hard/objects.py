@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 from scipy import ndimage
 
+from isnet_jax.data.digits.builder import split_members
 from isnet_jax.data.digits.marks import grown
 from isnet_jax.data.digits.sources import Digits, Source, fingerprint, load_digits
 from isnet_jax.errors import UserError, suggest
@@ -94,30 +95,10 @@ class ObjectSet:
         return load_digits(self.source, self.folder, self.limit)
 
     def members(self) -> dict[str, Int64[np.ndarray, " n"]]:
-        """Ascending positions of the objects in each split, in equal shares of the classes.
-
-        Raises:
-            UserError: a class has too few objects to appear in every split.
-        """
-        objects = self.objects
-        parts: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
-        rng = np.random.default_rng(self.seed)
-        for code, name in enumerate(objects.class_names):
-            of_class = rng.permutation(np.flatnonzero(objects.labels == code))
-            tests = max(1, round(self.test_fraction * len(of_class)))
-            validations = max(1, round(self.validation_fraction * len(of_class)))
-            if tests + validations >= len(of_class):
-                raise UserError(
-                    f"class {name!r} has {len(of_class)} objects, too few to be in the training, "
-                    f"validation ({self.validation_fraction:.0%}) and test "
-                    f"({self.test_fraction:.0%}) splits. Raise limit, or the fractions."
-                )
-            parts["test"].append(of_class[:tests])
-            parts["validation"].append(of_class[tests : tests + validations])
-            parts["train"].append(of_class[tests + validations :])
-        joined = {name: np.sort(np.concatenate(numbers)) for name, numbers in parts.items()}
-        test = joined.pop("test")
-        return joined | dict.fromkeys(self.test_splits, test)
+        """See `split_members`; all test splits hold the same objects."""
+        found = split_members(self.objects, self)
+        tests = dict.fromkeys(self.test_splits, found["test_biased"])
+        return {name: found[name] for name in ("train", "validation")} | tests
 
     def draw(
         self, number: int

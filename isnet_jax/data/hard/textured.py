@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from isnet_jax.data.hard.made import Example
+from isnet_jax.data.drawn import Example
 from isnet_jax.data.hard.objects import ObjectSet
 from isnet_jax.data.hard.photographs import TIED, UNSEEN, crop
 from isnet_jax.errors import UserError

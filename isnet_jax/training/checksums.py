@@ -1,0 +1,56 @@
+"""Checksums in a checkpoint: what storage changed is noticed when it is read."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+_RECORD, _ARRAYS, _OWN = "record", "checksums", "checksum"
+# What a checkpoint of a version without checksums holds.
+_UNSEALED = ("history", "batches", "epoch")
+
+
+def sealed(record: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """A record (JSON) with the CRC-32 of itself and of the arrays that are stored beside it.
+
+    Args:
+      arrays: by name; each whole on a device of this process.
+    """
+    plain = json.loads(json.dumps(dict(record)))
+    sums = {name: _of_array(array) for name, array in arrays.items()}
+    return {_RECORD: plain, _ARRAYS: sums, _OWN: _of_record(plain, sums)}
+
+
+def unsealed(found: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The record that `sealed` was given; one of a version without checksums is not compared.
+
+    Raises:
+      ValueError: the record or an array is not what was saved; the message names it.
+    """
+    if isinstance(found, dict) and all(key in found for key in _UNSEALED):
+        return found
+    if not isinstance(found, dict) or set(found) != {_RECORD, _ARRAYS, _OWN}:
+        raise ValueError("its record of progress is incomplete")
+    record, sums = found[_RECORD], found[_ARRAYS]
+    if _of_record(record, sums) != found[_OWN]:
+        raise ValueError("its record of progress is damaged: the checksum differs")
+    for name in sorted({*sums, *arrays}):
+        if name not in arrays or name not in sums:
+            raise ValueError(f"the array {name} is missing or was not saved")
+        if _of_array(arrays[name]) != sums[name]:
+            raise ValueError(f"the array {name} is damaged: its checksum differs")
+    return record
+
+
+def _of_array(array: Any) -> int:
+    values = np.ascontiguousarray(array)
+    kind = zlib.crc32(f"{values.dtype} {np.shape(array)}".encode())
+    return zlib.crc32(values.reshape(-1).view(np.uint8).data, kind)
+
+
+def _of_record(record: Any, sums: Any) -> int:
+    return zlib.crc32(json.dumps([record, sums], sort_keys=True).encode())
