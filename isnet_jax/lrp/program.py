@@ -318,7 +318,8 @@ def _leaf(operand: Any, plan: Plan) -> Variable | None:
 def _changes_a_model(error: Exception) -> str:
     return (
         f"lrp: f changes a Flax model that it captures ({str(error).partition(' (http')[0]}), as "
-        "batch norm and dropout do in train mode; a traced function must not. Use model.eval(), or "
+        "batch norm and dropout do in train mode, and counters of random numbers, as nnx.RNN's, in "
+        "every mode; a traced function must not. Use model.eval(), or, where that is not enough, "
         "give f a copy: `graph, state = nnx.split(model)` and in f `copy = nnx.merge(graph, state, "
         "copy=True)`. With has_aux=True, f returns (copy(x), nnx.state(copy)) to keep what changed."
     )

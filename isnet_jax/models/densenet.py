@@ -21,7 +21,7 @@ from isnet_jax.models.layers import (
     global_average,
     max_pool,
 )
-from isnet_jax.models.network import Network, rematerialised
+from isnet_jax.models.network import Network, rematerialised, require_side
 
 
 class Features(NamedTuple):
@@ -192,4 +192,5 @@ class DenseNet(Network):
         return self.classifier
 
     def embed(self, x: Images) -> Float[Array, "batch features"]:
+        require_side(self, x, 29)
         return global_average(self.features(x))

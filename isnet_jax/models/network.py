@@ -167,3 +167,13 @@ def in_mode(model: nnx.Module, *, training: bool) -> nnx.Module:
     copy = nnx.merge(*nnx.split(model))
     (copy.train if training else copy.eval)()
     return copy
+
+
+def require_side(model: nnx.Module, x: Images, least: int) -> None:
+    """Raises a `UserError` for images of which strides and pools would leave nothing."""
+    height, width = x.shape[1:3]
+    if min(height, width) < least:
+        raise UserError(
+            f"{type(model).__name__}: images are {height}x{width}; expected at least "
+            f"{least}x{least}, as the network halves them several times. Resize the images."
+        )

@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from isnet_jax.models.layers import BatchNorm, Conv, Images, Linear, global_average, max_pool
-from isnet_jax.models.network import Network
+from isnet_jax.models.network import Network, require_side
 
 
 class Small(Network):
@@ -30,6 +30,7 @@ class Small(Network):
         return self.fc
 
     def embed(self, x: Images) -> Float[Array, "batch features"]:
+        require_side(self, x, 2)
         x = max_pool(nnx.relu(self.bn1(self.conv1(x))), 2)
         x = nnx.relu(self.bn2(self.conv2(x)) + x)
         return global_average(nnx.relu(self.conv3(x)))
@@ -69,6 +70,7 @@ class Compact(Network):
         return self.fc
 
     def embed(self, x: Images) -> Float[Array, "batch features"]:
+        require_side(self, x, 2 ** (len(self.convs) - 1))
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             if number:
                 x = checkpoint_name(max_pool(x, 2), f"pool{number}")

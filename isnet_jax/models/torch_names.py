@@ -50,7 +50,8 @@ _RENAMED: dict[type[nnx.Module], dict[str, str]] = {
         r"\.mlp\.fc2\.": ".mlp.3.",
     },
 }
-_DATA_PARALLEL = "module."
+# Of DataParallel, of training programs that hold the network as an attribute, of torch.compile.
+_PREFIXES = ("module.", "model.", "_orig_mod.")
 
 
 def torch_names(model: nnx.Module) -> dict[str, nnx.Variable]:
@@ -85,11 +86,11 @@ def torch_shape(variable: nnx.Variable) -> tuple[int, ...]:
 def torchvision_names(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A state dict under torchvision's present names.
 
-    Understands timm's names, those of older torchvision files and of `DataParallel`; counters of
+    Understands timm's names, those of older torchvision files, and the prefixes of `DataParallel`,
+    `torch.compile` and training programs, in any order, if all names have them; counters of
     batches are left out. timm's convolutions in place of VGG's dense layers become dense.
     """
-    if all(name.startswith(_DATA_PARALLEL) for name in arrays):
-        arrays = {name.removeprefix(_DATA_PARALLEL): array for name, array in arrays.items()}
+    arrays = _without_prefixes(arrays)
     renamed = {
         _renamed(model, name): array
         for name, array in arrays.items()
@@ -100,6 +101,13 @@ def torchvision_names(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> di
             if name.startswith("classifier.") and array.ndim == 4:
                 renamed[name] = array.reshape(array.shape[0], -1)
     return renamed
+
+
+def _without_prefixes(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    for prefix in _PREFIXES:
+        if arrays and all(name.startswith(prefix) for name in arrays):
+            return _without_prefixes({n.removeprefix(prefix): a for n, a in arrays.items()})
+    return arrays
 
 
 def _renamed(model: nnx.Module, name: str) -> str:

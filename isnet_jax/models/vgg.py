@@ -10,7 +10,6 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from isnet_jax.errors import UserError
 from isnet_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -21,7 +20,7 @@ from isnet_jax.models.layers import (
     adaptive_average_pool,
     max_pool,
 )
-from isnet_jax.models.network import Network, rematerialised
+from isnet_jax.models.network import Network, rematerialised, require_side
 
 # Convolutions in each of the five stages of widths 64, 128, 256, 512, 512.
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -104,11 +103,7 @@ class VGG(Network):
         return last
 
     def embed(self, x: Images) -> Float[Array, "batch features"]:
-        if min(x.shape[1:3]) < 32:
-            raise UserError(
-                f"VGG: images are {x.shape[1]}x{x.shape[2]}; expected at least 32x32, as five "
-                "max-pools halve them. Resize the images."
-            )
+        require_side(self, x, 32)
         stage: list[nnx.Module] = []
         for layer in self.features:
             stage.append(layer)

@@ -8,7 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Int
 
 from isnet_jax.errors import UserError
@@ -35,7 +37,8 @@ class Batch:
     Attributes:
       image: (B, H, W, C) in [0, 1].
       label: (B,) ints, or (B, classes) in [0, 1] for multi-label heads.
-      mask: (B, H, W, 1) in {0, 1}; the plain objective needs none.
+      mask: (B, H, W, 1) in {0, 1}, or integers that are not 0 on the foreground; the plain
+        objective needs none.
       has_mask: (B,) bools: samples where it is false have no mask and are only classified. None:
         all have one.
       number: (B,) ints, each sample's place in the batch of all devices and parts, which random
@@ -68,6 +71,42 @@ class Batch:
             )
         return cls(**{f.name: batch[f.name] for f in dataclasses.fields(cls) if f.name in batch})
 
+    def annotated(self) -> Batch:
+        """The batch with its mask as floating point, once it is known to fit.
+
+        Shapes and dtypes are always checked, values where they are known: under jit they are not.
+
+        Raises:
+          UserError: no mask, shapes or dtypes that do not fit; a mask beyond [0, 1], or of
+            integers with several values on the foreground.
+        """
+        image, mask, label = self.image, self.mask, self.label
+        if mask is None:
+            raise UserError(
+                "isnet_loss: the batch lacks mask; expected image (B, H, W, C), mask (B, H, W, 1) "
+                "and label (B,)."
+            )
+        expected = (*image.shape[:3], 1)
+        if image.ndim != 4 or mask.shape != expected or label.shape[:1] != image.shape[:1]:
+            raise UserError(
+                f"isnet_loss: image {image.shape}, mask {mask.shape}, label {label.shape}; "
+                "expected image (B, H, W, C), mask (B, H, W, 1) and label (B,) or, multi-label, "
+                "(B, classes)."
+            )
+        if self.has_mask is not None and self.has_mask.shape != image.shape[:1]:
+            raise UserError(
+                f"isnet_loss: has_mask {self.has_mask.shape}; expected {image.shape[:1]}."
+            )
+        if not jnp.issubdtype(image.dtype, jnp.floating):
+            raise UserError(
+                f"isnet_loss: the images are {image.dtype}; expected floating point in [0, 1]: "
+                "divide by 255."
+            )
+        _check_mask(mask)
+        if jnp.issubdtype(mask.dtype, jnp.integer):
+            return dataclasses.replace(self, mask=(mask != 0).astype(image.dtype))
+        return self
+
     def __len__(self) -> int:
         return len(self.image)
 
@@ -88,3 +127,33 @@ class Batch:
         numbered = dataclasses.replace(self, number=self.numbers(axis_name), whole=None)
         stacked = jax.tree.map(lambda a: a.reshape(count, size, *a.shape[1:]), numbered)
         return stacked, Whole(self.label, self.has_mask)
+
+
+def known(values: Any) -> np.ndarray | None:
+    """An array's values, None where they cannot be looked at: while a function is traced."""
+    if isinstance(values, Tracer):
+        return None
+    if isinstance(values, jax.Array) and not values.is_fully_addressable:
+        return None
+    return np.asarray(values)
+
+
+def _check_mask(mask: Any) -> None:
+    integers = jnp.issubdtype(mask.dtype, jnp.integer)
+    if not (integers or mask.dtype == bool or jnp.issubdtype(mask.dtype, jnp.floating)):
+        raise UserError(f"isnet_loss: the mask is {mask.dtype}; expected 0 and 1, or bool.")
+    values = known(mask)
+    if values is None or mask.dtype == bool or not values.size:
+        return
+    low, high = values.min(), values.max()
+    if integers and len(np.unique(values[values != 0])) > 1:
+        raise UserError(
+            f"isnet_loss: the mask holds several {mask.dtype} values from {low} to {high}; "
+            "expected 0 on the background and one other value on the foreground. Give "
+            "mask == the object's value."
+        )
+    if not integers and not (low >= 0 and high <= 1):
+        raise UserError(
+            f"isnet_loss: the mask holds {mask.dtype} values from {low:g} to {high:g}; expected 0 "
+            "and 1. Give mask > 0, or divide it by 255."
+        )

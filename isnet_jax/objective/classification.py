@@ -7,11 +7,13 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Num
 
 from isnet_jax.errors import UserError, suggest
+from isnet_jax.objective.batch import known
 
 Task = Literal["multiclass", "multilabel"]
 
@@ -56,7 +58,7 @@ def classification_loss(
     axis_name: str | None = None,
     whole: Num[Array, " whole"] | Num[Array, "whole classes"] | None = None,
 ) -> Float[Array, ""]:
-    """The batch's mean loss, in float32 or wider.
+    """The batch's mean loss, in float32 or wider; NaN where traced labels are no class numbers.
 
     Args:
       labels: see `Classification`.
@@ -66,9 +68,11 @@ def classification_loss(
         the parts' losses is the whole's.
 
     Raises:
-      UserError: class weights or labels that do not fit the logits.
+      UserError: class weights or labels that do not fit the logits; the labels' values are
+        checked outside jit only.
     """
     _check(logits, labels, options)
+    _check_values(known(labels), logits.shape[1], options)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     smoothing, classes = options.label_smoothing, logits.shape[1]
     weights = jnp.asarray(options.class_weights or (1.0,) * classes, logits.dtype)
@@ -77,6 +81,7 @@ def classification_loss(
         losses = optax.sigmoid_binary_cross_entropy(logits, targets)
         return (losses * weights).mean() / weights.mean()
     targets = optax.smooth_labels(jax.nn.one_hot(labels, classes, dtype=logits.dtype), smoothing)
+    targets = jnp.where(((labels >= 0) & (labels < classes))[:, None], targets, jnp.nan)
     if not options.class_weights:
         return optax.softmax_cross_entropy(logits, targets).mean()
     losses = -(targets * weights * jax.nn.log_softmax(logits)).sum(1)
@@ -122,4 +127,23 @@ def _check(logits: Array, labels: Array, options: Classification) -> None:
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise UserError(
             f"classification: the labels are {labels.dtype}; expected class numbers (ints)."
+        )
+
+
+def _check_values(labels: np.ndarray | None, classes: int, options: Classification) -> None:
+    """Of labels whose values are known."""
+    if labels is None or not labels.size:
+        return
+    low, high = labels.min(), labels.max()
+    if options.task == "multilabel":
+        if not (low >= 0 and high <= 1):
+            raise UserError(
+                f"classification: multi-label labels from {low} to {high}; expected 0 to 1, 1 "
+                "where the class is there."
+            )
+    elif low < 0 or high >= classes:
+        raise UserError(
+            f"classification: labels from {low} to {high} for {classes} classes; expected class "
+            f"numbers from 0 to {classes - 1}. Subtract 1 if they begin at 1, or give the network "
+            "more classes."
         )

@@ -71,8 +71,8 @@ def isnet_loss(
         every sample, "label" (B,) ints, or (B, classes) in [0, 1] for multi-label heads.
         "has_mask" (B,), if there: samples where it is false have no mask and are only classified.
         A `Batch` may also say which part of a whole it is.
-        Values are not checked here, under jit they cannot be: use
-        `isnet_jax.data.check_examples` on the data.
+        Values are checked outside jit; under it they cannot be (a label out of range makes the
+        loss NaN): use `isnet_jax.data.check_examples` on the data.
       config: the objective. With `exchange` all is of the images whose backgrounds are exchanged,
         and with its consistency of the images as they are, followed by those.
       rng: a JAX key, needed by the stochastic variant, `heatmap_fraction` and `exchange`.
@@ -89,10 +89,10 @@ def isnet_loss(
       heatmaps), and "relevance/PLACE" for each supervised place.
 
     Raises:
-      UserError: shapes that do not fit, a key that is missing, places the model does not have.
+      UserError: shapes, dtypes or values that do not fit, a key that is missing, places the model
+        does not have.
     """
-    batch = Batch.of(batch)
-    _check(batch)
+    batch = Batch.of(batch).annotated()
     batch = _with_exchange(batch, config.exchange, rng, axis_name)
     places = supervised_places(model, config)
     sampling_key, variant_key = (None, None) if rng is None else jax.random.split(rng)
@@ -141,8 +141,7 @@ def exchange_loss(
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """`isnet_loss` without heatmaps, at the cost of `plain_loss`: what `exchange` does alone."""
-    batch = Batch.of(batch)
-    _check(batch)
+    batch = Batch.of(batch).annotated()
     batch = _with_exchange(batch, config.exchange, rng, axis_name)
     logits = model(batch.image)  # pyright: ignore[reportCallIssue]
     loss = _classified(logits, batch, config, axis_name)
@@ -372,25 +371,3 @@ def _annotated(batch: Batch, axis_name: str | None) -> tuple[Array, Array]:
         count = lax.pmean(count, axis_name)
     weights = jnp.where(there, 1 / jnp.maximum(count, 1e-6), 0)
     return weights, jnp.where(there[:, None, None, None], batch.mask, 1)
-
-
-def _check(batch: Batch) -> None:
-    image, mask, label = batch.image, batch.mask, batch.label
-    if mask is None:
-        raise UserError(
-            "isnet_loss: the batch lacks mask; expected image (B, H, W, C), mask (B, H, W, 1) and "
-            "label (B,)."
-        )
-    expected = (*image.shape[:3], 1)
-    if image.ndim != 4 or mask.shape != expected or label.shape[:1] != image.shape[:1]:
-        raise UserError(
-            f"isnet_loss: image {image.shape}, mask {mask.shape}, label {label.shape}; expected "
-            "image (B, H, W, C), mask (B, H, W, 1) and label (B,) or, multi-label, (B, classes)."
-        )
-    if batch.has_mask is not None and batch.has_mask.shape != image.shape[:1]:
-        raise UserError(f"isnet_loss: has_mask {batch.has_mask.shape}; expected {image.shape[:1]}.")
-    if not jnp.issubdtype(image.dtype, jnp.floating):
-        raise UserError(
-            f"isnet_loss: the images are {image.dtype}; expected floating point in [0, 1]: divide "
-            "by 255."
-        )

@@ -57,18 +57,24 @@ def test_what_is_written(tmp_path: Path):
 
 
 def test_a_full_disk_is_an_error_of_the_caller(tmp_path: Path):
-    with full_disk(400), pytest.raises(OSError, match="File too large"):  # noqa: SIM117
+    def write() -> None:
         with Curves(tmp_path, purge_step=1) as curves:
             for step in range(100):
                 curves.scalar("train/loss", 0.5, step)
                 curves.flush()
 
+    with full_disk(400), pytest.raises(OSError, match="File too large"):
+        write()
+
 
 def test_a_full_disk_does_not_hide_the_error_before_it(tmp_path: Path):
-    with full_disk(100), pytest.raises(KeyError):  # noqa: SIM117
+    def write() -> None:
         with Curves(tmp_path, purge_step=1) as curves:
             curves.scalar("train/loss", 0.5, 1)
             raise KeyError
+
+    with full_disk(100), pytest.raises(KeyError):
+        write()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])

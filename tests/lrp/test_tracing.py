@@ -37,6 +37,7 @@ def test_a_model_that_was_changed_in_place_is_explained_as_it_is():
     [
         (nnx.BatchNorm(3, rngs=nnx.Rngs(0)), "BatchStat"),
         (nnx.Dropout(0.5, rngs=nnx.Rngs(0)), "Rng"),
+        (nnx.Dropout(0.5, rngs=nnx.Rngs(0)), "counters of random numbers, as nnx.RNN's, in every"),
     ],
 )
 def test_a_model_in_train_mode_is_an_error_that_tells_the_way(layer, state, explain):

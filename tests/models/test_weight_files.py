@@ -227,3 +227,13 @@ def test_timms_vgg_has_convolutions_for_dense_layers():
     for name, array in torchvision_names(model, arrays).items():
         assert array.shape == torch_shape(expected[name])
     assert jax.tree.leaves(nnx.state(model))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "_orig_mod.module.model."])
+def test_prefixes_of_training_programs(prefix: str):
+    model = network()
+    arrays = state_dict(model)
+    models.load_torch(model, {prefix + name: array for name, array in arrays.items()})
+    np.testing.assert_array_equal(model.fc.bias[...], arrays["fc.bias"])
+    with pytest.raises(UserError, match=r"unexpected.*criterion.weight"):
+        models.load_torch(model, {**arrays, "criterion.weight": np.ones(2)})

@@ -87,6 +87,8 @@ def test_options_that_make_no_sense(options, message):
         (LABELS, {"class_weights": (1.0, 2.0)}, "2 class_weights for 3 classes"),
         (LABELS, {"task": "multilabel"}, r"labels of shape \(2,\); expected \(2, 3\), 1 where"),
         (jnp.ones((2, 3)), {}, r'labels of shape \(2, 3\); .* Classification\(task="multilabel"\)'),
+        (2 * jnp.ones((2, 3)), {"task": "multilabel"}, "labels from 2.0 to 2.0; expected 0 to 1"),
+        (LABELS + 1, {"class_weights": (1.0, 2.0, 1.0)}, "for 3 classes; expected class numbers"),
         (jnp.ones(2), {}, r"the labels are float\d\d; expected class numbers \(ints\)"),
     ],
 )

@@ -358,6 +358,48 @@ def test_batches_that_do_not_fit(change, message):
         traced(small(train=False), batch, ISNetConfig(variant="selective", batch_stats="gradient"))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda b: b.update(mask=b["mask"] * 255),
+            r"float64 values from 0 to 255; expected 0 and 1",
+        ),
+        (lambda b: b.update(mask=b["mask"] - 1), "from -1 to 0; expected 0 and 1"),
+        (lambda b: b.update(mask=b["mask"] * jnp.nan), "from nan to nan"),
+        (
+            lambda b: b.update(mask=np.arange(192, dtype=np.uint8).reshape(3, 8, 8, 1) % 3),
+            "several uint8 values from 0 to 2",
+        ),
+        (lambda b: b.update(mask=b["mask"] * 1j), "the mask is complex128; expected 0 and 1"),
+        (lambda b: b.update(label=jnp.array([1, 2, CLASSES])), "labels from 1 to 4 for 4 classes"),
+        (lambda b: b.update(label=jnp.array([0, -1, 1])), "labels from -1 to 1 for 4 classes"),
+    ],
+)
+def test_values_that_do_not_fit(change, message):
+    """Of arrays whose values are known; see the next test for traced ones."""
+    batch = batch_of()
+    change(batch)
+    config = ISNetConfig(variant="selective", heatmap_weight=0.0)
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(lambda: isnet_loss(small(train=False), batch, config))
+
+
+def test_masks_of_files_and_traced_values():
+    batch, model = batch_of(), small(train=False)
+
+    @jax.jit
+    def value(mask: jax.Array, label: jax.Array) -> jax.Array:
+        given = batch | {"mask": mask, "label": label}
+        return isnet_loss(nnx.clone(model), given, ISNetConfig(variant="selective"))[0]
+
+    expected = value(batch["mask"], batch["label"])
+    for mask in (batch["mask"] > 0, (batch["mask"] * 255).astype(jnp.uint8)):
+        assert float(value(mask, batch["label"])) == pytest.approx(float(expected), rel=1e-9)
+    assert jnp.isnan(value(batch["mask"], jnp.array([0, 1, CLASSES])))
+    assert jnp.isnan(value(batch["mask"], jnp.array([0, 1, -1])))
+
+
 def test_stochastic_without_a_key_or_a_second_class():
     config = ISNetConfig(variant="stochastic", batch_stats="gradient")
     with pytest.raises(UserError, match="needs rng=, a JAX key"):

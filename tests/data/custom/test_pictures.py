@@ -1,7 +1,10 @@
 """Image and mask files as arrays, and why some are refused."""
 
 import io
+import struct
 import warnings
+import zlib
+from pathlib import Path
 
 import numpy as np
 import own_pictures as own
@@ -15,6 +18,7 @@ from isnet_jax.data.custom.readers.pictures import (
     decode_image,
     decode_numbers,
     decode_values,
+    no_picture,
 )
 from isnet_jax.errors import UserError
 
@@ -136,3 +140,82 @@ def test_numbers_are_the_palettes_indices():
 def test_rules_out_of_range(options: dict):
     with pytest.raises(UserError, match="must be from"):
         PixelRules(**options)
+
+
+def grey_png(values: np.ndarray, depth: int) -> bytes:
+    """A grey PNG of 1, 2 or 4 bits; Pillow writes none."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + checksum
+
+    bits = np.unpackbits(values.astype(np.uint8)[..., None], axis=-1)[..., 8 - depth :]
+    rows = np.packbits(bits.reshape(len(values), -1), axis=1)
+    height, width = values.shape
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+def grey_tiff(values: np.ndarray, depth: int, white_is_zero: bool) -> bytes:
+    """A grey TIFF of one strip, little-endian: the tags that readers need."""
+    tags = (256, values.shape[1]), (257, values.shape[0]), (258, depth), (259, 1)
+    tags += (262, int(not white_is_zero)), (273, 8), (277, 1), (278, values.shape[0])
+    if depth < 8:
+        bits = np.unpackbits(values.astype(np.uint8)[..., None], axis=-1)[..., 8 - depth :]
+        data = np.packbits(bits.reshape(len(values), -1), axis=1).tobytes()
+    else:
+        data = values.astype("<u2" if depth == 16 else "u1").tobytes()
+    tags += ((279, len(data)),)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    start = struct.pack("<2sHI", b"II", 42, 8 + len(data))
+    return start + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_numbers_of_few_bits_are_those_stored(depth: int):
+    numbers = np.arange(64).reshape(8, 8) % 2**depth
+    for data in (grey_png(numbers, depth), grey_tiff(numbers, depth, white_is_zero=False)):
+        assert np.array_equal(decode_numbers(data), numbers)
+    highest = 2**depth - 1
+    for data in (grey_png(numbers, depth), grey_tiff(numbers, depth, white_is_zero=False)):
+        assert np.array_equal(decode_values(data), numbers * (255 // highest))
+
+
+@pytest.mark.parametrize("highest", [3, 20, 255, 1000, 65535])
+def test_numbers_of_grey_maps_are_those_stored(highest: int):
+    numbers = np.arange(64).reshape(8, 8) % (highest + 1)
+    pixels = numbers.astype(">u2" if highest > 255 else "u1").tobytes()
+    assert np.array_equal(decode_numbers(b"P5\n8 8\n%d\n" % highest + pixels), numbers)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_tiffs_whose_white_is_zero(depth: int):
+    shown = np.array([[0, 64, 128, 255]] * 4) * (257 if depth == 16 else 1)
+    stored = grey_tiff(2**depth - 1 - shown, depth, white_is_zero=True)
+    assert np.array_equal(decode_image(stored, ".tif", RULES), shown)
+    assert np.array_equal(decode_values(stored), shown)
+    with pytest.raises(Rejected, match="grey with 0 as white"):
+        decode_numbers(stored)
+
+
+def test_white_of_a_tiff_whose_white_is_zero():
+    stored = grey_tiff(np.array([[4095, 0]] * 2), 16, white_is_zero=True)
+    assert decode_image(stored, ".tif", PixelRules(white=4095)).tolist() == [[0, 65535]] * 2
+
+
+def test_of_photographs_with_previews_the_photograph_is_read():
+    photograph = Image.fromarray(own.pixels(0, height=32, width=32))
+    preview = photograph.resize((8, 8))
+    data = encoded(photograph, "MPO", save_all=True, append_images=[preview])
+    expected = decode_image(encoded(photograph, "JPEG"), ".jpg", RULES)
+    assert np.array_equal(decode_image(data, ".jpg", RULES), expected)
+
+
+def test_pictures_of_phones_are_to_be_converted(tmp_path: Path):
+    with pytest.raises(Rejected, match="HEIC") as found:
+        decode_image(b"\0\0\0\x18ftypheic\0\0\0\0", ".jpg", RULES)
+    assert found.value.remedy == "Convert it to PNG or JPEG"
+    assert no_picture(tmp_path / "x.HEIC", "x").remedy == "Convert it to PNG or JPEG"
+    assert no_picture(tmp_path / "x.txt", "x").remedy == "Remove or rename it"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import own_pictures as own
 import pytest
+from PIL import Image
 
 from isnet_jax.data import (
     CocoSource,
@@ -181,6 +182,19 @@ def test_equal_pictures_are_refused(source: FolderSource, tmp_path: Path):
         "images/cat/02.png: is the same picture as images/dog/06.png with another class or split",
         "images/dog/06.png: is the same picture as images/cat/02.png with another class or split",
     ]
+
+
+def test_equal_pictures_in_other_encodings_are_refused(source: FolderSource, tmp_path: Path):
+    folder = source.root / "images" / "cat"
+    grey = own.pixels(50)[..., 0]
+    own.write(folder / "00.png", grey)
+    Image.fromarray(grey).convert("RGB").save(folder / "01.png", compress_level=1)
+    (folder / "02.png").unlink()
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "02.tif")
+    with pytest.raises(UserError) as found:
+        prepare_own(source, tmp_path / "out", OwnDataConfig())
+    assert "images/cat/01.png: is the same picture as images/cat/00.png" in str(found.value)
+    assert "images/cat/02.tif: is the same picture as images/cat/00.png" in str(found.value)
 
 
 def test_partly_annotated_data(source: FolderSource, tmp_path: Path):

@@ -1,5 +1,6 @@
 """Annotations in COCO's format: a JSON file of images, categories and segmented instances."""
 
+import contextlib
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from isnet_jax.data.custom.readers import choice, segments
+from isnet_jax.data.custom.readers.names import normal, require_distinct
 from isnet_jax.data.custom.readers.pictures import PixelRules
 from isnet_jax.data.custom.readers.samples import (
     Annotated,
@@ -68,7 +70,8 @@ class CocoSource:
         content = _parsed(self.annotations)
         require_folder(self.root, "the folder with the images")
         problems: list[Problem] = []
-        categories = self._categories(content["categories"])
+        used = _used(content["annotations"])
+        categories = self._categories(content["categories"], used)
         instances = self._instances(content["annotations"], categories, problems)
         counted = set(self.categories or categories.values())
         samples: list[Sample] = []
@@ -104,9 +107,10 @@ class CocoSource:
             files=(self.annotations,),
         )
 
-    def _categories(self, entries: list[Any]) -> dict[Any, str]:
-        """Names by id."""
-        names: dict[Any, str] = {}
+    def _categories(self, entries: list[Any], used: set[int | str]) -> dict[int | str, str]:
+        """Names by id of the categories that are used; tools export others, such as a root."""
+        names: dict[int | str, str] = {}
+        ids: set[int | str] = set()
         for number, entry in enumerate(entries):
             place = f"{printable(self.annotations)}: categories[{number}]"
             try:
@@ -116,9 +120,13 @@ class CocoSource:
             name = entry.get("name")
             if not isinstance(name, str) or not name.strip() or not name.isprintable():
                 raise UserError(f"{place} has no name. {_REMEDY}.")
-            if key in names or name in names.values():
+            name = normal(name)
+            if key in ids or (key in used and name in names.values()):
                 raise UserError(f"{place} repeats the id or name of another. {_REMEDY}.")
-            names[key] = name
+            ids.add(key)
+            if key in used or name in self.categories:
+                names[key] = name
+        require_distinct(names.values(), self.annotations)
         for name in self.categories:
             if name not in names.values():
                 raise UserError(printable(suggest(name, names.values(), what="category")))
@@ -143,7 +151,7 @@ class CocoSource:
 
     def _sample(self, entry: Any, instances: list["_Instance"], counted: set[str]) -> Sample | None:
         name = entry.get("file_name")
-        height, width = entry.get("height"), entry.get("width")
+        height, width = _whole(entry.get("height")), _whole(entry.get("width"))
         if not isinstance(name, str):
             raise Rejected("has no file_name", _REMEDY)
         if not (type(height) is int and type(width) is int and 0 < height < 1e6 > width > 0):
@@ -222,8 +230,22 @@ def _parsed(path: Path) -> dict[str, list[Any]]:
     return content
 
 
+def _used(annotations: list[Any]) -> set[int | str]:
+    """The ids of categories in annotations, bad ones aside."""
+    found: set[int | str] = set()
+    for entry in annotations:
+        with contextlib.suppress(Rejected):
+            found.add(_key(entry, "category_id"))
+    return found
+
+
 def _key(entry: Any, name: str) -> int | str:
-    value = entry.get(name) if isinstance(entry, dict) else None
+    value = _whole(entry.get(name)) if isinstance(entry, dict) else None
     if isinstance(value, int | str) and not isinstance(value, bool):
         return value
     raise Rejected(f"has no {name}", _REMEDY)
+
+
+def _whole(value: Any) -> Any:
+    """The value; a whole float, as tables write them, as int."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

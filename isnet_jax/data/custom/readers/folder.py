@@ -1,11 +1,12 @@
 """A folder of images with masks: images/CLASS/x.png and masks/CLASS/x.png."""
 
+import itertools
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from isnet_jax.data.custom.readers import splits
-from isnet_jax.data.custom.readers.pictures import SUFFIXES, MaskFile, PixelRules
+from isnet_jax.data.custom.readers import names, splits
+from isnet_jax.data.custom.readers.pictures import SUFFIXES, MaskFile, PixelRules, no_picture
 from isnet_jax.data.custom.readers.samples import (
     Listing,
     Problem,
@@ -49,15 +50,16 @@ class FolderSource:
         problems: list[Problem] = []
         classes: set[str] = set()
         for split, folder in self._parts():
-            for name in _class_names(folder, self.root, problems):
+            for name, folders in _classes(folder, self.root, problems).items():
                 if not (encodable(name) and name.isprintable()):
-                    place = relative(folder / "images" / name, self.root)
+                    place = relative(folders[0], self.root)
                     wrong = "has a name that is not UTF-8 or has invisible characters"
                     problems.append(Problem(place, wrong, "Rename it"))
                     continue
-                found = self._of_class(folder, split, name, problems)
+                found = self._of_class(folders, split, name, problems)
                 samples += found
                 classes |= {name} if found else set()
+        names.require_distinct(sorted(classes), self.root)
         return Listing(
             root=self.root,
             samples=tuple(samples),
@@ -68,29 +70,31 @@ class FolderSource:
     def _parts(self) -> list[tuple[str | None, Path]]:
         """Folders that hold `images` and `masks`, with the split they stand for."""
         inner = [path for path in entries(self.root) if is_folder(path)]
-        names = {path.name for path in inner}
-        if "images" in names:
-            given = sorted(name for name in names if splits.is_split(name))
+        found = {path.name for path in inner}
+        if "images" in found:
+            given = sorted(name for name in found if splits.is_split(name))
             if given:
                 raise UserError(
                     f"{printable(self.root)} holds both images/ and {printable(given[0])}/. Keep "
                     f"{_EXPECTED}."
                 )
             return [(None, self.root)]
-        if not names or not any((path / "images").is_dir() for path in inner):
+        if not found or not any((path / "images").is_dir() for path in inner):
             raise UserError(f"{printable(self.root)} has no folder images/. Expected {_EXPECTED}.")
-        splits.require_complete({printable(name) for name in names}, printable(self.root))
+        splits.require_complete({printable(name) for name in found}, printable(self.root))
         for path in inner:
             require_folder(path / "images", "a folder per class with the split's images")
         return [(path.name, path) for path in inner]
 
     def _of_class(
-        self, folder: Path, split: str | None, name: str, problems: list[Problem]
+        self, folders: list[Path], split: str | None, name: str, problems: list[Problem]
     ) -> list[Sample]:
-        images = self._pictures(folder / "images" / name, problems)
-        masks = self._pictures(folder / "masks" / name, problems)
+        images, masks = (
+            self._pictures([path for path in folders if path.parent.name == kind], problems)
+            for kind in ("images", "masks")
+        )
         if not images:
-            place = relative(folder / "images" / name, self.root)
+            place = relative(folders[0].parent.parent / "images" / folders[0].name, self.root)
             problems.append(Problem(place, "has no images", "Put images there or remove it"))
         for stem in masks.keys() - images.keys():
             for path in masks[stem]:
@@ -103,19 +107,19 @@ class FolderSource:
             own_masks = masks.get(stem, [])
             for kind, found in (("images", paths), ("masks", own_masks)):
                 if len(found) > 1:
-                    names = " and ".join(path.name for path in found)
+                    both = " and ".join(path.name for path in found)
                     place = relative(found[0], self.root)
-                    wrong = f"has a duplicate name: {names} are {kind} of one sample"
+                    wrong = f"has a duplicate name: {both} are {kind} of one sample"
                     problems.append(Problem(place, wrong, "Keep one or rename the others"))
             if len(paths) == 1 and len(own_masks) <= 1:
                 mask = MaskFile(own_masks[0] if own_masks else None, (name,), self.rules)
                 samples.append(Sample(relative(paths[0], self.root), paths[0], mask, split))
         return samples
 
-    def _pictures(self, folder: Path, problems: list[Problem]) -> dict[str, list[Path]]:
-        """The picture files of a folder by name without suffix; none if it does not exist."""
+    def _pictures(self, folders: list[Path], problems: list[Problem]) -> dict[str, list[Path]]:
+        """The picture files of folders by name without suffix."""
         found: dict[str, list[Path]] = defaultdict(list)
-        for path in entries(folder) if is_folder(folder) else ():
+        for path in itertools.chain.from_iterable(map(entries, folders)):
             place = relative(path, self.root)
             if not encodable(path.name):
                 problems.append(Problem(place, "has a name that is not UTF-8", "Rename it"))
@@ -123,22 +127,21 @@ class FolderSource:
                 wrong = "is a folder, expected images only"
                 problems.append(Problem(place, wrong, "Move or remove it"))
             elif path.suffix.lower() not in SUFFIXES:
-                wrong = f"is no image by its name (suffix {path.suffix!r})"
-                problems.append(Problem(place, wrong, "Remove or rename it"))
+                problems.append(no_picture(path, place))
             else:
-                found[path.stem].append(path)
+                found[names.normal(path.stem)].append(path)
         return found
 
 
-def _class_names(folder: Path, root: Path, problems: list[Problem]) -> list[str]:
-    """Classes in `images` and `masks`; whatever else lies there is a problem."""
-    names = []
+def _classes(folder: Path, root: Path, problems: list[Problem]) -> dict[str, list[Path]]:
+    """Folders in `images` and `masks` by their class; whatever else lies there is a problem."""
+    found: dict[str, list[Path]] = defaultdict(list)
     for kind in ("images", "masks"):
         for path in entries(folder / kind) if is_folder(folder / kind) else ():
             if is_folder(path):
-                names.append(path.name)
+                found[names.normal(path.name)].append(path)
             else:
                 wrong = f"lies directly in {kind}/"
                 remedy = "Move it into its class's folder, or remove it"
                 problems.append(Problem(relative(path, root), wrong, remedy))
-    return sorted(set(names), key=lambda name: name.encode("utf-8", "surrogateescape"))
+    return dict(sorted(found.items(), key=lambda item: item[0].encode("utf-8", "surrogateescape")))

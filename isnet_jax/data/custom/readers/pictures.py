@@ -5,14 +5,14 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Shaped
 from PIL import Image, ImageOps
 
 from isnet_jax.data.custom.readers import dicom
-from isnet_jax.data.custom.readers.samples import Annotated, Contents, Rejected
+from isnet_jax.data.custom.readers.samples import Annotated, Contents, Problem, Rejected
 from isnet_jax.data.formats import FORMATS
 from isnet_jax.errors import UserError
 
@@ -20,7 +20,17 @@ MAX_PIXELS: Final = 89_000_000
 SUFFIXES: Final = frozenset(
     (
         ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm",
-        ".dcm", ".dicom",
+        ".mpo", ".dcm", ".dicom",
+    )
+)  # fmt: skip
+_PNG_DEPTH: Final = 24  # place of the byte in the file
+_TIFF_DEPTH, _TIFF_PHOTOMETRIC = 258, 262  # tags
+CONVERT: Final = "Convert it to PNG or JPEG"
+# Pictures that cameras and programs write and that are not read here.
+_FOREIGN: Final = frozenset(
+    (
+        ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".psd", ".svg", ".eps", ".pdf", ".exr",
+        ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".nii", ".npy",
     )
 )  # fmt: skip
 _PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
@@ -87,6 +97,13 @@ class MaskFile:
             raise Rejected(error.wrong, error.remedy, self.path) from error
 
 
+def no_picture(path: Path, place: str) -> Problem:
+    """What is wrong with a file whose suffix is none of `SUFFIXES`."""
+    suffix = path.suffix.lower()
+    remedy = CONVERT if suffix in _FOREIGN else "Remove or rename it"
+    return Problem(place, f"is no image by its name (suffix {path.suffix!r})", remedy)
+
+
 def decode_image(
     data: bytes, suffix: str, rules: PixelRules
 ) -> Shaped[np.ndarray, "h w"] | Shaped[np.ndarray, "h w 3"]:
@@ -106,9 +123,9 @@ def decode_image(
     """
     if suffix.lower() in (".dcm", ".dicom") or data[128:132] == b"DICM":
         return dicom.decode(data, MAX_PIXELS)
-    picture = _open(data)
+    picture, stored = _open(data)
     if picture.mode in _WIDE_GREY:
-        return _wide_grey(np.asarray(picture), rules.white)
+        return _wide_grey(np.asarray(picture), rules.white, stored.white_is_zero)
     picture = _opaque(picture)
     if picture.mode in ("F", "LAB", "HSV"):
         raise Rejected(
@@ -124,9 +141,10 @@ def decode_values(data: bytes) -> Shaped[np.ndarray, "h w"]:
     Raises:
         Rejected: it cannot be read, or has colours.
     """
-    picture = _open(data)
+    picture, stored = _open(data)
     if picture.mode in _WIDE_GREY:
-        return np.asarray(picture)
+        values = np.asarray(picture)
+        return 65535 - values if stored.white_is_zero else values
     picture = _opaque(picture)
     if picture.mode in _EIGHT_BIT_GREY:
         return np.asarray(picture.convert("L"))
@@ -147,13 +165,19 @@ def decode_numbers(data: bytes) -> Shaped[np.ndarray, "h w"]:
     Raises:
         Rejected: it cannot be read, or has no numbers.
     """
-    picture = _open(data)
-    if picture.mode not in ("P", "L", *_WIDE_GREY):
+    picture, stored = _open(data)
+    if picture.mode not in ("P", "1", "L", *_WIDE_GREY) or stored.white_is_zero:
+        found = "grey with 0 as white" if stored.white_is_zero else f"of the kind {picture.mode!r}"
         raise Rejected(
-            f"is of the kind {picture.mode!r}, expected a palette or grey image of numbers",
+            f"is {found}, expected a palette or grey image of numbers",
             "Save the mask with its palette",
         )
-    return np.asarray(picture)
+    numbers = np.asarray(picture)
+    if stored.highest is None or picture.mode == "P":
+        return numbers.astype(np.uint8) if picture.mode == "1" else numbers
+    # Pillow stretches shades of other depths to 8 or 16 bits.
+    shown = 255 if picture.mode == "L" else 65535
+    return np.rint(numbers * (stored.highest / shown)).astype(numbers.dtype)
 
 
 def binary(values: Shaped[np.ndarray, "h w"], threshold: int | None) -> Bool[np.ndarray, "h w"]:
@@ -199,8 +223,37 @@ def require_size(mask: np.ndarray, height: int, width: int) -> None:
         )
 
 
-def _open(data: bytes) -> Image.Image:
-    """A decoded picture of one frame, upright."""
+class _Stored(NamedTuple):
+    """How a file stores shades, where decoding hides it.
+
+    Attributes:
+        white_is_zero: 0 is white.
+        highest: the number of the lightest shade; None if it is that of the decoded type.
+    """
+
+    white_is_zero: bool
+    highest: int | None
+
+
+def _stored(picture: Any, data: bytes) -> _Stored:
+    """Of a picture that is not decoded yet."""
+    depth = 8
+    if picture.format == "TIFF":
+        depth = picture.tag_v2.get(_TIFF_DEPTH, (1,))[0]
+        grey = picture.mode in ("1", "L", *_WIDE_GREY)
+        white_is_zero = grey and picture.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
+        return _Stored(white_is_zero, 2**depth - 1 if 1 < depth < 8 else None)
+    if picture.format == "PNG" and picture.mode == "L":
+        depth = data[_PNG_DEPTH]
+    if picture.format == "PPM" and picture.tile[0].codec_name.startswith("ppm"):
+        return _Stored(False, picture.tile[0].args[-1])
+    return _Stored(False, 2**depth - 1 if 1 < depth < 8 else None)
+
+
+def _open(data: bytes) -> tuple[Image.Image, _Stored]:
+    """A decoded picture of one frame, upright; of a photograph with previews the photograph."""
+    if data[4:8] == b"ftyp":
+        raise Rejected("is a HEIC, AVIF or film file", CONVERT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -209,8 +262,9 @@ def _open(data: bytes) -> Image.Image:
             _require_sane(picture)
             if picture.format == "PNG":
                 _require_whole_png(data)
+            stored = _stored(picture, data)
             picture.load()
-            return ImageOps.exif_transpose(picture)
+            return ImageOps.exif_transpose(picture), stored
     except Rejected:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -229,7 +283,8 @@ def _require_sane(picture: Any) -> None:
         raise _too_large(f"{width} x {height} pixels")
     if width < 1 or height < 1:
         raise Rejected("has no pixels", "Copy it again")
-    if getattr(picture, "n_frames", 1) > 1:
+    # Cameras and phones put previews, depth and gain maps behind the photograph (MPO).
+    if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
         raise Rejected(f"holds {picture.n_frames} pictures", "Save one picture a file")
 
 
@@ -263,7 +318,9 @@ def _opaque(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def _wide_grey(values: np.ndarray, white: int | None) -> Shaped[np.ndarray, "h w"]:
+def _wide_grey(
+    values: np.ndarray, white: int | None, white_is_zero: bool
+) -> Shaped[np.ndarray, "h w"]:
     low, high = int(values.min()), int(values.max())
     limit = 65535 if white is None else white
     if low < 0 or high > limit:
@@ -271,7 +328,8 @@ def _wide_grey(values: np.ndarray, white: int | None) -> Shaped[np.ndarray, "h w
             f"holds values from {low:,} to {high:,}, expected 0 to {limit:,}",
             "Save it as 16-bit grey, or correct --white",
         )
-    return np.rint(values.astype(np.float64) * (65535 / limit)).astype(np.uint16)
+    shades = values.astype(np.float64) * (65535 / limit)
+    return np.rint(65535 - shades if white_is_zero else shades).astype(np.uint16)
 
 
 def _first_line(error: Exception) -> str:

@@ -3,9 +3,10 @@
 import hashlib
 import os
 import stat
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -235,8 +236,21 @@ def inside(root: Path, text: str) -> Path:
     path = Path(os.path.normpath(base / text))
     if path == base or not path.is_relative_to(base):
         raise Rejected(f"{text!r} leads out of {printable(root)}", remedy)
+    path = _as_written(path, base)
+    if (PureWindowsPath(text).drive or text.startswith("\\\\")) and not path.exists():
+        raise Rejected(f"{text!r} is a path on a Windows disk", f"{remedy}, with / between folders")
     if "\\" in text and not path.exists():
         raise Rejected(f"{text!r} is missing", "Write paths with / instead of backslashes")
+    return path
+
+
+def _as_written(path: Path, base: Path) -> Path:
+    """The path in the Unicode form that its file's name has; Macs decompose accents."""
+    text = path.relative_to(base).as_posix()
+    for form in ("NFC", "NFD"):
+        other = base / unicodedata.normalize(form, text)
+        if not os.path.lexists(path) and os.path.lexists(other):
+            return other
     return path
 
 

@@ -8,12 +8,19 @@ from isnet_jax.errors import UserError, suggest
 TRAIN: Final = "train"
 VALIDATION: Final = "validation"
 _TEST: Final = re.compile(r"test(_[A-Za-z0-9]+)*")
+_MEANT: Final = {"training": TRAIN, "val": VALIDATION, "valid": VALIDATION, "testing": "test"}
 EXPLAINED: Final = "train, validation, test, or test_ and a word for further test sets"
 
 
 def is_split(name: str) -> bool:
     """Whether it is train, validation, test, or a further test set such as test_hospital2."""
     return name in (TRAIN, VALIDATION) or _TEST.fullmatch(name) is not None
+
+
+def remedy(name: str) -> str:
+    """What to write in the place of a name that is none."""
+    meant = _MEANT.get(name.lower(), name.lower())
+    return f"Write {meant}" if is_split(meant) else f"Write {EXPLAINED}"
 
 
 def require_complete(names: set[str], place: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from isnet_jax.data.custom.readers import splits
+from isnet_jax.data.custom.readers import names, splits
 from isnet_jax.data.custom.readers.pictures import MaskFile, PixelRules
 from isnet_jax.data.custom.readers.samples import (
     Listing,
@@ -81,7 +81,10 @@ class CsvSource:
             except Rejected as error:
                 problems.append(Problem(place, error.wrong, error.remedy))
         given = {sample.split for sample in samples if sample.split is not None}
-        if given:
+        names.require_distinct(columns or sorted(named), self.table)
+        # Rows whose split is refused are among the problems: they may be those that lack.
+        refused = any(problem.wrong.startswith("has the split") for problem in problems)
+        if given and not refused:
             splits.require_complete({printable(name) for name in given}, printable(self.table))
         return Listing(
             root=self.root,
@@ -176,8 +179,8 @@ class CsvSource:
         if "split" in cells:
             split = cells["split"].strip()
             if not splits.is_split(split):
-                raise Rejected(f"has the split {split!r}", f"Write {splits.EXPLAINED}")
-        labels = _labels(cells, single, columns)
+                raise Rejected(f"has the split {split!r}", splits.remedy(split))
+        labels = tuple(map(names.normal, _labels(cells, single, columns)))
         annotation = MaskFile(mask, labels, self.rules)
         return Sample(relative(image, self.root), image, annotation, split), labels
 
@@ -196,9 +199,12 @@ def _labels(cells: dict[str, str], single: bool, columns: list[str]) -> tuple[st
         label = cells["label"].strip(_BLANK)
         if not label:
             raise Rejected("has no label", "Write its class")
+        names.require_value(label)
         return _printable((label,))
     text = cells["labels"].strip(_BLANK)
     labels = tuple(part.strip(_BLANK) for part in text.split(_SEPARATOR)) if text else ()
+    for label in labels:
+        names.require_value(label)
     if "" in labels or len(set(labels)) < len(labels):
         raise Rejected(
             f"has the labels {text!r}", f"Write each class once, separated by {_SEPARATOR}"

@@ -8,10 +8,12 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from isnet_jax.data.custom.readers import choice
+from isnet_jax.data.custom.readers.names import normal, require_distinct
 from isnet_jax.data.custom.readers.pictures import (
     SUFFIXES,
     PixelRules,
     decode_numbers,
+    no_picture,
     require_size,
 )
 from isnet_jax.data.custom.readers.samples import (
@@ -111,13 +113,14 @@ class VocSource:
         names, files = VOC_CLASSES, ()
         if path.exists():
             lines = read_text(path, "a name of a class in each line").splitlines()
-            names, files = tuple(line.strip() for line in lines if line.strip()), (path,)
+            names, files = tuple(normal(line.strip()) for line in lines if line.strip()), (path,)
         distinct = len(set(names)) == len(names) < _VOID
         if not names or not distinct or not all(name.isprintable() for name in names):
             raise UserError(
                 f"{printable(path)} must hold the name of each class once, from number 1 on and "
                 f"at most {_VOID - 1}."
             )
+        require_distinct(names, path)
         for name in self.categories:
             if name not in names:
                 raise UserError(printable(suggest(name, names, what="category")))
@@ -132,13 +135,12 @@ class VocSource:
             elif is_folder(path):
                 problems.append(Problem(place, "is a folder", "Move or remove it"))
             elif path.suffix.lower() not in SUFFIXES:
-                wrong = f"is no image by its name (suffix {path.suffix!r})"
-                problems.append(Problem(place, wrong, "Remove or rename it"))
-            elif path.stem in found:
-                wrong = f"has a duplicate name: {found[path.stem].name} is of the same sample"
+                problems.append(no_picture(path, place))
+            elif (stem := normal(path.stem)) in found:
+                wrong = f"has a duplicate name: {found[stem].name} is of the same sample"
                 problems.append(Problem(place, wrong, "Keep one or rename the others"))
             else:
-                found[path.stem] = path
+                found[stem] = path
         return found
 
 
