@@ -95,6 +95,17 @@ class Weights:
         producer = self.flow.producer.get(variable)
         return [o for o in producer.inputs if not isinstance(o, Constant)] if producer else []
 
+    def is_marked(self, operand: Operand) -> bool:
+        """Whether the operand is a rearrangement of a value that the user calls a weight."""
+        while not isinstance(operand, Constant):
+            producer = self.flow.producer.get(operand)
+            if producer is None or producer.name not in MOVES:
+                return False
+            if marks.meaning_of(producer) == "weight":
+                return True
+            operand = producer.inputs[0]
+        return False
+
     def name(self, operand: Operand) -> str:
         """The name of a parameter that the operand is computed from, "" if there is none."""
         stack, seen = [operand], set()
@@ -350,4 +361,6 @@ def is_fixed_map(
     if len(carrying) != 1:
         return False
     other = operation.inputs[1 - operation.inputs.index(carrying[0])]
-    return flow.depends(other) or weights.origin(other) != "parameter"
+    if flow.depends(other) and not weights.is_marked(other):
+        return True
+    return weights.origin(other) != "parameter"

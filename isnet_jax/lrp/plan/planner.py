@@ -122,8 +122,13 @@ class _Planner:
         self.plan.own_derivatives.update(filter(self._has_own_derivative, self.graph.operations))
         norms = find_norms(self.flow, self.samples)
         self.centring = norms.centring
+        marked = dict(self._marked())
         self.flow.cuts.update(norms.edges)
-        self.flow.cuts.update(self._marked())
+        self.flow.cuts.update(marked)
+        for operation, position in norms.edges:
+            mark = self._mark_behind(operation.inputs[position])
+            if mark is not None:
+                self.flow.cuts[operation, position] = marked[mark, 0]
         self.live.update(v for v in self.plan.wanted if self.flow.carries(v))
         for operation in reversed(self.graph.operations):
             if any(variable in self.live for variable in operation.outputs):
@@ -143,8 +148,19 @@ class _Planner:
     def _marked(self):
         for operation in self.graph.operations:
             meaning = marks.meaning_of(operation)
-            if meaning in ("constant", "batch_statistics", "norm_statistics"):
+            if meaning in ("constant", "weight", "batch_statistics", "norm_statistics"):
                 yield (operation, 0), meaning.removesuffix("_statistics")
+
+    def _mark_behind(self, operand: Operand) -> Operation | None:
+        """The mark of a statistic that the operand is a rearrangement of; it overrides."""
+        while not isinstance(operand, Constant):
+            producer = self.flow.producer.get(operand)
+            if producer is None or producer.name not in MOVES:
+                return None
+            if (producer, 0) in self.flow.cuts:
+                return producer
+            operand = producer.inputs[0]
+        return None
 
     # One operation: place its sites, return the inputs that relevance goes on to.
 
@@ -386,7 +402,9 @@ class _Planner:
         for edge, what in self.flow.cuts.items():
             operation, position = edge
             operand = operation.inputs[position]
-            if isinstance(operand, Constant) or self.live.isdisjoint(operation.outputs):
+            marked = operation.name == "name"  # its readers are live, it is not
+            unread = self.live.isdisjoint(operation.outputs) and not marked
+            if isinstance(operand, Constant) or unread or not self.flow.depends(operand):
                 continue
             treatment = treatments.get(what, "constant")
             guess = self._guessed_axis(operand) if what in treatments else ""

@@ -27,8 +27,9 @@ def mark(value: Any, meaning: Meaning) -> Any:
     Args:
       value: an array, or a tree of them.
       meaning: "weight": a product or convolution with it is a layer, whatever it was computed
-        from. "fixed": such a product is none and only moves relevance (the plain VJP).
-        "batch_statistics", "norm_statistics": a norm's statistic, treated as the composite says.
+        from; no relevance goes through it. "fixed": such a product is none and only moves
+        relevance (the plain VJP). "batch_statistics", "norm_statistics": a norm's statistic,
+        treated as the composite says.
         "constant": no relevance goes through it.
 
     Returns:

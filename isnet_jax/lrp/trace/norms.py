@@ -204,6 +204,8 @@ class _Finder:
         primitive = facts(name)
         if primitive.identity:
             return self._scaling(inputs[operation.outputs.index(output)], roots, known)
+        if name == "custom_derivative":
+            return self._scaling_inside(operation, output, roots, known)
         if name in ("select_n", JOIN):
             inputs = inputs[1:]
         if name in ("gather", "slice", "dynamic_slice", "stop_gradient", "abs"):
@@ -215,6 +217,21 @@ class _Finder:
                 return None
             parts.append(part)
         return _combined(operation, parts, [self.flow.number(o) for o in inputs])
+
+    def _scaling_inside(self, operation, output, roots, known) -> Scaling | None:
+        """Of an output of a function with its own derivative, from what it computes."""
+        body = self.flow.bodies(operation)
+        depending = [i for i, o in enumerate(operation.inputs) if self.flow.depends(o)]
+        outer = {self._scaling(operation.inputs[i], roots, known) for i in depending}
+        if len(outer) != 1 or len(body.inputs) != len(operation.inputs):
+            return None
+        (scale,) = outer
+        sources = {body.inputs[i] for i in depending}
+        inner = _Finder(Flow(body, self.flow.bodies, sources), None)
+        within = inner._scaling(body.outputs[operation.outputs.index(output)], sources, {})
+        if scale is None or within is None or scale.logarithm:
+            return None
+        return Scaling(scale.degree * within.degree, within.logarithm)
 
     # Centres
 
