@@ -88,3 +88,17 @@ def test_a_function_as_one_activation_and_as_linear():
 def test_a_mark_without_a_meaning():
     with pytest.raises(UserError, match="meaning is 'wieght'; expected one of 'weight'"):
         lrp.mark(X, "wieght")
+
+
+def test_a_layer_that_is_written_out_is_said():
+    def written_out(x):
+        return nn.relu((x[:, :, None] * P["w"]).sum(1) + P["b"]) @ P["u"]
+
+    def pooled(x):
+        return (jnp.stack([x, x], 1) * P["table"][0]).mean(1) @ P["w"]
+
+    with pytest.warns(UserWarning, match=r"product with a parameter is summed, as a layer does"):
+        lrp.vjp(written_out, X, rules=lrp.ZPlus())
+    assert lrp.inspect(written_out, X, rules=lrp.ZPlus()).guesses
+    assert not lrp.inspect(pooled, X, rules=lrp.ZPlus()).guesses
+    assert not lrp.inspect(lambda x: mlp(P, x), X, rules=lrp.ZPlus()).guesses

@@ -316,13 +316,18 @@ def _is_channelwise(operation: Operation, value: Variable, axes: set[int], flow:
 
 
 def _per_channel(operand: Operand, axes: set[int], flow: Flow) -> bool:
-    shape, found = flow.graph.shape(operand), flow.origin(operand)
+    return varying_axes(operand, flow) <= axes
+
+
+def varying_axes(operand: Operand, flow: Flow) -> set[int]:
+    """The axes along which a value is not merely repeated."""
+    found = flow.origin(operand)
     producer = None if isinstance(found, Constant) else flow.producer.get(found)
     if producer is not None and producer.name == "broadcast_in_dim":
         kept = producer.params["broadcast_dimensions"]
         source = flow.graph.shape(producer.inputs[0])
-        return all(size == 1 or axis in axes for axis, size in zip(kept, source, strict=True))
-    return all(size == 1 or axis in axes for axis, size in enumerate(shape))
+        return {axis for axis, size in zip(kept, source, strict=True) if size != 1}
+    return {axis for axis, size in enumerate(flow.graph.shape(operand)) if size != 1}
 
 
 def reads_input(variable: Variable, flow: Flow, sources: Set[Variable], weights: Weights) -> bool:

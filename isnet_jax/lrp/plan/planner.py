@@ -11,7 +11,14 @@ from isnet_jax.lrp.composites import Composite, Treatment
 from isnet_jax.lrp.plan.activations import Activation, find_activation
 from isnet_jax.lrp.plan.carried import follow_carriers
 from isnet_jax.lrp.plan.gates import constant_factor
-from isnet_jax.lrp.plan.layers import Weights, find_divisor, find_tail, is_fixed_map, reads_input
+from isnet_jax.lrp.plan.layers import (
+    Weights,
+    find_divisor,
+    find_tail,
+    is_fixed_map,
+    reads_input,
+    varying_axes,
+)
 from isnet_jax.lrp.plan.sites import (
     ActivationSite,
     AverageSite,
@@ -248,11 +255,32 @@ class _Planner:
         name, composite = operation.name, self.composite
         if operation in self.centring:
             return
+        if name == "reduce_sum" and self._is_written_out(operation):
+            self.plan.guesses.append(
+                f"{operation.where}: a product with a parameter is summed, as a layer does; it is "
+                "taken for a scale and a sum, and no layer rule applies. Write it as a product "
+                "of matrices or einsum to make it a layer"
+            )
         if name in ("add", "sub", "add_any"):
             if len(set(carrying)) == 2 and not is_plain(composite.sum):
                 self._add(ShareSite(operation, operation.outputs[0], composite.sum))
         elif name in ("reduce_sum", "reduce_window_sum") and not is_plain(composite.average):
             self._add(AverageSite(operation, find_divisor(operation, self.plan), composite.average))
+
+    def _is_written_out(self, operation: Operation) -> bool:
+        """A layer as multiplications and a sum, where a rule for layers would have mattered."""
+        composite = self.composite
+        rules = (composite.layer, composite.dense, composite.convolution, composite.first)
+        if all(rule is None or is_plain(rule) for rule in rules):
+            return False
+        product = self.flow.made_by(operation.inputs[0])
+        if product is None or product.name != "mul":
+            return False
+        factors = [o for o in product.inputs if not self.flow.depends(o)]
+        if len(factors) != 1 or self.weights.origin(factors[0]) != "parameter":
+            return False
+        varying = varying_axes(factors[0], self.flow)
+        return any(axis in varying for axis in operation.params["axes"])
 
     # Layers
 
