@@ -24,7 +24,8 @@ batching.defvectorized(bump_p)
 mlir.register_lowering(bump_p, mlir.lower_fun(jnp.tanh, multiple_results=False))
 
 
-def network(act, w=jnp.asarray(W), u=jnp.asarray(U)):
+def network(act):
+    w, u = jnp.asarray(W), jnp.asarray(U)
     return lambda x: act(x @ w) @ u
 
 
