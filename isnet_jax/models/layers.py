@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
@@ -208,9 +207,9 @@ def adaptive_average_pool(x: Images, cells: int) -> Maps:
     return jnp.einsum("rh,bhwc,sw->brsc", rows, x, columns)
 
 
-def _window_means(size: int, cells: int) -> np.ndarray:
-    pixels = np.arange(size)[None]
-    start = np.arange(cells)[:, None] * size // cells
-    stop = -(-(np.arange(cells)[:, None] + 1) * size // cells)
-    inside = (pixels >= start) & (pixels < stop)
+def _window_means(size: int, cells: int) -> Array:
+    # Made by the program, so that nobody takes the matrix for a layer's weights.
+    pixels = jnp.arange(size)[None]
+    cell = jnp.arange(cells)[:, None]
+    inside = (pixels >= cell * size // cells) & (pixels < -(-(cell + 1) * size // cells))
     return inside / inside.sum(1, keepdims=True)

@@ -183,7 +183,7 @@ def find_tail(operation: Operation, side: int, plan: Plan) -> tuple[Step, ...]:
             break
         tail.append(step)
         current = step.leaves
-    while tail and (tail[-1].operation.name in SHAPING or flow.is_identity(tail[-1].operation)):
+    while tail and tail[-1].operation.name in SHAPING:
         tail.pop()
     return tuple(tail)
 

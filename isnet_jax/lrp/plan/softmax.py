@@ -25,6 +25,8 @@ class Softmax(NamedTuple):
 
 
 _EXPONENTIALS = ("exp", "exp2")
+_MANY = 8
+"""More terms than the argument of any exponential of a softmax has."""
 _SUMMED = {"reduce_sum": 0, "scatter-add": 2, "scatter_add": 2}
 """Sums, and the position of what they sum."""
 _SCALED = ("mul", "div", "select_n", "add", "sub", "max", "abs")
@@ -76,11 +78,18 @@ def _logsumexps(terms: Iterable[Operand], flow: Flow) -> set[Operation]:
 
 
 def _terms(operand: Operand, flow: Flow) -> list[Operand]:
-    """The terms of a sum, looked into as far as it goes."""
-    producer = _unshaped(operand, flow)
-    if producer is None or producer.name not in ("add", "sub", "add_any", "neg"):
-        return [operand]
-    return [t for o in producer.inputs if flow.depends(o) for t in _terms(o, flow)]
+    """The terms of a sum, looked into; a sum of many terms is one term."""
+    found, stack = [], [operand]
+    while stack:
+        current = stack.pop()
+        producer = _unshaped(current, flow)
+        if producer is None or producer.name not in ("add", "sub", "add_any", "neg"):
+            found.append(current)
+        else:
+            stack.extend(o for o in reversed(producer.inputs) if flow.depends(o))
+        if len(found) + len(stack) > _MANY:
+            return [operand]
+    return found
 
 
 def _partition(operand: Operand, flow: Flow) -> set[Operation]:

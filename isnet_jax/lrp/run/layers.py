@@ -85,7 +85,7 @@ class Folding:
 
         layer = Layer(
             x=self.values[x],
-            weight=weight * per_kernel,
+            weight=(weight * per_kernel).astype(weight.dtype),
             bias=bias,
             z=factor * self.values[output] + bias if constant else restore(self.values[site.at]),
             low=self._bound(site, x, getattr(rule, "low", None)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any
 
@@ -168,27 +168,33 @@ class Flow:
     def elementwise_roots(self, variable: Variable) -> list[Variable]:
         """The values that `variable` is an elementwise function of, each alone; nearest first."""
         roots = [variable]
-        while True:
-            producer = self.producer.get(roots[-1])
-            if producer is None or not self.is_elementwise(producer):
-                return roots
-            if self.is_identity(producer):
-                position = producer.outputs.index(roots[-1])
-                inputs = [v for v in variables([producer.inputs[position]]) if self.carries(v)]
-            else:
-                inputs = list(dict.fromkeys(self.carrying_inputs(producer)))
-            shape = self.graph.shape(roots[-1])
-            if not inputs or any(self.graph.shape(v) != shape for v in inputs):
-                return roots
-            root = inputs[0] if len(inputs) == 1 else self.common_root(inputs)
-            if root is None:
-                return roots
+        while (root := self._roots.get(roots[-1])) is not None:
             roots.append(root)
+        return roots
 
     def common_root(self, operands: Sequence[Variable]) -> Variable | None:
         """The nearest value that all the operands are elementwise functions of."""
-        first, *others = (self.elementwise_roots(v) for v in operands)
-        return next((v for v in first if all(v in other for other in others)), None)
+        return _nearest_common(operands, self._roots)
+
+    @cached_property
+    def _roots(self) -> dict[Variable, Variable]:
+        """The next value that each is an elementwise function of, alone; found once, in order."""
+        roots: dict[Variable, Variable] = {}
+        for operation in self.graph.operations:
+            if not self.is_elementwise(operation):
+                continue
+            for position, output in enumerate(operation.outputs):
+                if self.is_identity(operation):
+                    inputs = [v for v in variables([operation.inputs[position]]) if self.carries(v)]
+                else:
+                    inputs = list(dict.fromkeys(self.carrying_inputs(operation)))
+                shape = self.graph.shape(output)
+                if not inputs or any(self.graph.shape(v) != shape for v in inputs):
+                    continue
+                root = inputs[0] if len(inputs) == 1 else _nearest_common(inputs, roots)
+                if root is not None:
+                    roots[output] = root
+        return roots
 
     # Signs
 
@@ -242,6 +248,21 @@ class Flow:
         if name in ("select_n", JOIN):
             return inputs[1:]
         return None
+
+
+def _nearest_common(
+    operands: Sequence[Variable], roots: Mapping[Variable, Variable]
+) -> Variable | None:
+    """The nearest value on the ways from all the operands back along their roots."""
+
+    def way(variable: Variable | None) -> Iterator[Variable]:
+        while variable is not None:
+            yield variable
+            variable = roots.get(variable)
+
+    first, *others = operands
+    shared = [set(way(other)) for other in others]
+    return next((v for v in way(first) if all(v in other for other in shared)), None)
 
 
 def travels(operation: Operation) -> bool:

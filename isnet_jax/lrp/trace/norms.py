@@ -98,13 +98,16 @@ class _Finder:
 
     def _is_exponential(self, variable: Variable) -> bool:
         """Whether the value is an exponential, masked or not: its norm would be a softmax."""
-        producer = self.flow.made_by(variable)
-        if producer is None:
-            return False
-        if producer.name in ("exp", "exp2"):
-            return True
-        if producer.name in ("mul", "select_n", *primitives.SHAPING):
-            return any(map(self._is_exponential, self.flow.depending_inputs(producer)))
+        stack, seen = [variable], set()
+        while stack:
+            producer = self.flow.made_by(stack.pop())
+            if producer is None or producer in seen:
+                continue
+            seen.add(producer)
+            if producer.name in ("exp", "exp2"):
+                return True
+            if producer.name in ("mul", "select_n", *primitives.SHAPING):
+                stack.extend(self.flow.depending_inputs(producer))
         return False
 
     def kind(self, reductions: list[Operation]) -> str:
