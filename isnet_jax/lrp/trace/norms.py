@@ -45,6 +45,7 @@ class Scaling(NamedTuple):
 
 
 _NONE = Scaling(Fraction(0))
+_OVER_DEVICES = frozenset({"psum", "psum_invariant", "pmean"})
 
 
 def find_norms(flow: Flow, samples: Samples | None) -> Norms:
@@ -117,8 +118,6 @@ class _Finder:
     def _over_samples(self, reduction: Operation) -> bool:
         if self.samples is None:
             return False
-        if reduction.name in ("psum", "psum_invariant", "pmean"):
-            return True
         if not self.flow.graph.shape(reduction.outputs[0]):
             return False
         axes = _reduced_axes(reduction)
@@ -148,7 +147,9 @@ class _Finder:
             producer = self.flow.producer.get(variable)
             if producer is None:
                 return []
-            if self._reduces(producer):
+            if producer.name in _OVER_DEVICES:
+                stack.extend(variables(producer.inputs))  # of what each device has reduced
+            elif self._reduces(producer):
                 found.append(producer)
             elif travels(producer):
                 stack.extend(variables(producer.inputs))
