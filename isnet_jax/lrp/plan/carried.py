@@ -87,7 +87,7 @@ def _onwards(plan: Plan, carried: Carried) -> tuple[Carried, ...] | None:
         return ((site.x, epsilon),) if isinstance(site.rule, RelevanceRule) else ()
     producer = flow.producer[variable]
     moves = isinstance(site, WinnerSite | TapSite) or producer.name in (*MOVES, *WINNERS, JOIN)
-    if moves or variable in plan.preprocessed:
+    if moves or producer in plan.copies or variable in plan.preprocessed:
         return tuple((v, epsilon) for v in dict.fromkeys(moved_inputs(plan, producer, variable)))
     divides = producer.name == "div" and producer.inputs[1] in flow.carrying_inputs(producer)
     if (producer.name in _LINEAR and not divides) or isinstance(site, ShareSite):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Set
-from typing import Literal
+from typing import Any, Literal
+
+import jax
+import numpy as np
 
 from isnet_jax.lrp.plan.sites import Plan, Step
 from isnet_jax.lrp.trace import marks
@@ -21,6 +24,9 @@ from isnet_jax.lrp.trace.primitives import MOVES, SHAPING, facts
 
 Channels = tuple[tuple[int, ...], ...]
 """For each axis of a layer's output that comes from its weights, the axes it was split into."""
+
+_LARGEST = 1 << 16
+"""Elements of a matrix that is looked at; more are not worth the time."""
 
 Origin = Literal["parameter", "text", "computed"]
 
@@ -105,6 +111,30 @@ class Weights:
                 return True
             operand = producer.inputs[0]
         return False
+
+    def copies(self, operation: Operation, operand: Operand) -> bool:
+        """Whether a product with a matrix that the program makes only copies, as patches do."""
+        if self.flow.depends(operand) or self.origin(operand) != "computed":
+            return False
+        if math.prod(self.flow.graph.shape(operand)) > _LARGEST:
+            return False
+        with jax.ensure_compile_time_eval():
+            matrix = np.asarray(self._computed(operand))
+        if operation.name == "conv_general_dilated":
+            summed = tuple(operation.params["dimension_numbers"].rhs_spec[1:])
+        else:
+            contracted, _ = operation.params["dimension_numbers"]
+            summed = tuple(contracted[operation.inputs.index(operand)])
+        return bool(np.isin(matrix, (0, 1)).all() and (matrix.sum(summed) <= 1).all())
+
+    def _computed(self, operand: Operand) -> Any:
+        if isinstance(operand, Constant):
+            return operand.value
+        if operand in self.flow.graph.constants:
+            return self.flow.graph.constants[operand]
+        producer = self.flow.producer[operand]
+        values = producer.bind(*map(self._computed, producer.inputs))
+        return values[producer.outputs.index(operand)]
 
     def name(self, operand: Operand) -> str:
         """The name of a parameter that the operand is computed from, "" if there is none."""

@@ -287,6 +287,8 @@ class _Planner:
     def _layer(self, operation: Operation, x: Variable) -> list[Variable]:
         if is_fixed_map(operation, [x], self.flow, self.weights):
             self._note_fixed_map(operation, x)
+            if self.weights.copies(operation, operation.inputs[1 - operation.inputs.index(x)]):
+                self.plan.copies.add(operation)
             return [x]
         side = 1 - operation.inputs.index(x)
         weight = operation.inputs[side]

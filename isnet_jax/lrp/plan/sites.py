@@ -268,6 +268,7 @@ class Plan:
       constants: the edges that are constants for relevance.
       bodies: the plan of each scan's body.
       own_derivatives: operations on relevant values that bring a derivative of the user's.
+      copies: products and convolutions that only copy values.
       activations: the root of every activation that relevance passes.
       first_sources: inputs that are the explained input up to scale, shift and rearrangement.
       wanted: the outputs that are explained.
@@ -288,6 +289,7 @@ class Plan:
     constants: dict[Edge, ConstantSite] = dataclasses.field(default_factory=dict)
     bodies: dict[Operation, Plan] = dataclasses.field(default_factory=dict)
     own_derivatives: set[Operation] = dataclasses.field(default_factory=set)
+    copies: set[Operation] = dataclasses.field(default_factory=set)
     activations: dict[Variable, Variable] = dataclasses.field(default_factory=dict)
     live: set[Variable] = dataclasses.field(default_factory=set)
     carried: dict[Carried, tuple[Carried, ...]] = dataclasses.field(default_factory=dict)

@@ -95,7 +95,7 @@ class Carriers:
             return to_winner(self.attach, producer, values, zeros, routes)
         if variable in plan.preprocessed or plan.flow.is_identity(producer):
             return self.of(moved_inputs(plan, producer, variable)[0], epsilon)
-        if producer.name in MOVES:
+        if producer.name in MOVES or producer in plan.copies:
             return self._moved(producer, variable, epsilon)
         if producer.name in WINNERS:
             return self._won(producer, variable, epsilon)
