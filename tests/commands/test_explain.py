@@ -153,7 +153,7 @@ def test_explain_reads_what_prepare_reads(kinds, tmp_path):
         for kind, make in kinds.items():
             name = f"{('cat', 'dog')[number % 2]}/{number}-{kind}"
             file = tmp_path / "images" / name
-            make(file, number + 10 * len(kind))
+            make(file, number + 10 * list(kinds).index(kind))
             files[f"images/{name}"] = file
             mask = (tmp_path / "masks" / name).with_suffix(".png")
             saved(mask, Image.fromarray(np.full((16, 16), 255, np.uint8)))

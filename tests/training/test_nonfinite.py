@@ -247,7 +247,8 @@ def test_a_file_that_is_no_dump(tmp_path: Path):
 
 
 def test_what_a_checkpoint_says_of_its_making(three_epochs: Path):
-    progress = json.loads((three_epochs / "last" / "9" / "progress" / "metadata").read_text())
+    saved = json.loads((three_epochs / "last" / "9" / "progress" / "metadata").read_text())
+    progress = saved["record"]  # beside its checksums
     assert progress["training"]["batch_size"] == PLAIN.batch_size
     assert progress["version"] == metadata.version("isnet-jax")
     assert {"revision", "jax"} <= set(progress)
