@@ -33,6 +33,9 @@ class Reads:
 
     def __init__(self, plan: Plan):
         self.plan = plan
+        self.carried_at: dict[Variable, list[Carried]] = {}
+        for carried in plan.carried:
+            self.carried_at.setdefault(carried[0], []).append(carried)
         self.sites_of: dict[Variable, list[Site]] = {}
         for site in plan.sites.values():
             self.sites_of.setdefault(site.at, []).append(site)
@@ -67,20 +70,13 @@ class Reads:
                 for site in self.sites_of.get(output, ()):
                     if isinstance(site, LayerSite) and isinstance(site.rule, RelevanceRule):
                         yield site.x, STABILISER
-                for carried in self._carried_at(output):
+                for carried in self.carried_at.get(output, ()):
                     yield from self.plan.carried[carried]
             body = self.plan.bodies.get(operation)
             if body is not None:
                 for inner, outer in zip(body.graph.inputs, operation.inputs, strict=True):
                     if inner in body.carrier_inputs and self.plan.flow.carries(outer):
                         yield outer, STABILISER  # pyright: ignore[reportReturnType]
-
-    def _carried_at(self, variable: Variable) -> list[Carried]:
-        if not hasattr(self, "_by_variable"):
-            self._by_variable: dict[Variable, list[Carried]] = {}
-            for carried in self.plan.carried:
-                self._by_variable.setdefault(carried[0], []).append(carried)
-        return self._by_variable.get(variable, [])
 
 
 def read_by(site: Site, plan: Plan) -> Iterator[Variable]:

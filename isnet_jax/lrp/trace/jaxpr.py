@@ -128,7 +128,6 @@ class Graph:
     Attributes:
       block: the operations as they are evaluated, with checkpoints and branches.
       operations: the same in one list, as they are understood.
-      literals: constants that are arrays of numbers in the program's text, not parameters.
     """
 
     inputs: tuple[Variable, ...]
