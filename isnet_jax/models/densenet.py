@@ -138,6 +138,8 @@ class _Features(nnx.Module):
                 channels //= 2
         self.norm5 = BatchNorm(channels, rngs=rngs)
         self.channels = channels
+        # A pixel must be left behind two strides, rounded up, and the transitions' pools.
+        self.least_side = 4 * 2 ** (self.blocks - 1) - 3
 
     def __call__(self, x: Images) -> Maps:
         x = max_pool(nnx.relu(self.norm0(self.conv0(x))), 3, stride=2, padding=1)
@@ -192,5 +194,5 @@ class DenseNet(Network):
         return self.classifier
 
     def embed(self, x: Images) -> Float[Array, "batch features"]:
-        require_side(self, x, 29)
+        require_side(self, x, self.features.least_side)
         return global_average(self.features(x))
