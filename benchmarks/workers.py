@@ -94,9 +94,16 @@ class Worker:
       script: the worker's.
       arguments: for its command line.
       wait: until it is ready.
+      environment: of the process, if not this one's.
     """
 
-    def __init__(self, script: Path, *arguments: object, wait: bool = True):
+    def __init__(
+        self,
+        script: Path,
+        *arguments: object,
+        wait: bool = True,
+        environment: Mapping[str, str] | None = None,
+    ):
         self._command = [sys.executable, str(script), *map(str, arguments)]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by __exit__)
         self._process = subprocess.Popen(
@@ -105,6 +112,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
+            env=environment,
         )
         self._ready: dict[str, Any] | None = None
         if wait:
@@ -158,14 +166,17 @@ class Worker:
 def timed(
     workers: Mapping[str, Worker], *, seconds: float, repeats: int
 ) -> dict[str, list[dict[str, float]]]:
-    """Each worker's answers: `repeats` in turns, each of about `seconds`, one call at least."""
+    """Each worker's answers: `repeats` in turns, each of about `seconds`, one call at least.
+
+    Every other round goes the other way, so that none is always the one that follows.
+    """
     calls = {
         name: max(1, round(seconds / worker.time(2)["seconds"])) for name, worker in workers.items()
     }
     answers: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
-    for _ in range(repeats):
-        for name, worker in workers.items():
-            answers[name].append(worker.time(calls[name]))
+    for turn in range(repeats):
+        for name in list(workers)[:: -1 if turn % 2 else 1]:
+            answers[name].append(workers[name].time(calls[name]))
     return answers
 
 
