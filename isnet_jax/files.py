@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, printable
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -26,7 +26,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     except OSError as error:
         problem = str(error)
     if problem:
-        raise UserError(f"cannot write {target} ({problem}). Choose another --out.")
+        raise UserError(f"cannot write {printable(target)} ({problem}). Choose another --out.")
 
 
 def temporaries(folder: Path, names: Iterable[str]) -> list[Path]:

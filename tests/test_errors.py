@@ -1,4 +1,4 @@
-from isnet_jax.errors import UserError, suggest
+from isnet_jax.errors import UserError, printable, suggest
 
 
 def test_suggests_the_nearest_name():
@@ -15,3 +15,9 @@ def test_suggests_nothing_when_nothing_is_near():
 
 def test_user_errors_are_value_errors():
     assert issubclass(UserError, ValueError)
+
+
+def test_messages_hold_nothing_that_a_terminal_acts_on():
+    assert str(UserError("a\x1b[2Jb\r\nsecond line")) == "a\\x1b[2Jb\\r\nsecond line"
+    assert printable("ä\n\udcff") == "ä\\n\\udcff"
+    assert "Known: a\\nb" in suggest("x", ["a\nb"])

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from isnet_jax.commands import custom, digits
 from isnet_jax.commands.options import NetworkOptions
+from isnet_jax.commands.terminal import say
 from isnet_jax.data import BiasedDigitsConfig, load_split, open_prepared
 from isnet_jax.files import check_writable
 from isnet_jax.objective import calibration
@@ -96,7 +97,7 @@ def run(job: CalibrateBiasedDigits | CalibrateOwnData, console: Console) -> cali
         )
     calibration.write(found, job.out)
     _show(found, console)
-    console.print(f"written to {job.out.resolve()}", soft_wrap=True, highlight=False)
+    say(console, f"written to {job.out.resolve()}")
     return found
 
 

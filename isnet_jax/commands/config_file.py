@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, printable
 from isnet_jax.training.serial import from_dict, to_dict
 
 T = TypeVar("T")
@@ -33,7 +33,11 @@ def from_yaml(kind: type[T], path: Path, *, default: T | None = None) -> T:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}). Expected a YAML file.") from error
+        raise UserError(
+            f"{printable(path)} cannot be read ({error}). Expected a YAML file."
+        ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no YAML: {str(error) or type(error).__name__}") from error
+        raise UserError(
+            f"{printable(path)} is no YAML: {str(error) or type(error).__name__}"
+        ) from error
     return from_dict(kind, {} if values is None else values, str(path), default=default)

@@ -17,7 +17,7 @@ from isnet_jax.commands.network import network_of_run
 from isnet_jax.commands.options import TrainingJob
 from isnet_jax.data import Split, load_split, open_prepared
 from isnet_jax.data.custom.builder import MANIFEST
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, printable
 from isnet_jax.objective.config import ISNetConfig
 
 _WORDS = {
@@ -52,6 +52,15 @@ class OwnDataJob(TrainingJob):
     batch_size: int = 32
 
 
+@dataclasses.dataclass(frozen=True)
+class _Trained:
+    """What `evaluate` needs of a run's settings; content is the digest of the data's record."""
+
+    data: Path
+    content: str
+    plain_epochs: int
+
+
 def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
     """Train, judge, write the report; a finished run is only shown again.
 
@@ -62,6 +71,7 @@ def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
       UserError: bad options, no prepared data, or an output folder that holds something else.
     """
     builder = open_prepared(job.data)
+    _require_splits(builder)
     # Where `evaluate` and `--config` find the data.
     job = dataclasses.replace(job, isnet=of_task(job.isnet, builder), data=job.data.absolute())
     job = job.calibrated()
@@ -90,19 +100,33 @@ def evaluate_run(folder: Path, console: Console) -> dict[str, train.Judged]:
     Raises:
       UserError: the data are gone or others by now, or a network is not trained yet.
     """
-    settings = run_folder.read(folder)
-    data = Path(settings["data"])
-    builder = open_prepared(data)
-    if _digest(data) != settings["content"]:
+    trained = run_folder.read_as(_Trained, folder)
+    builder = open_prepared(trained.data)
+    _require_splits(builder)
+    if _digest(trained.data) != trained.content:
         raise UserError(
-            f"{data} was prepared anew since {folder} was trained, from other files or options. "
-            "Prepare those data again, or train again into another folder."
+            f"{printable(trained.data)} was prepared anew since {printable(folder)} was trained, "
+            "from other files or "
+            "options. Prepare those data again, or train again into another folder."
         )
-    names = ("plain", "isnet") if settings["plain_epochs"] else ("isnet",)
+    names = ("plain", "isnet") if trained.plain_epochs else ("isnet",)
     networks = {name: network_of_run(folder / name)[0] for name in names}
     metrics = train.judge_all(networks, _splits(builder, console), console)
     train.show(metrics, console)
     return metrics
+
+
+def _require_splits(builder: DatasetBuilder) -> None:
+    found = [*builder.info.splits]
+    absent = [name for name in ("train", "validation") if name not in found]
+    if not any(name.startswith("test") for name in found):
+        absent.append("test")
+    if absent:
+        raise UserError(
+            f"the prepared data in {printable(builder.data_dir)} have the splits "
+            f"{', '.join(map(printable, found))}; expected {', '.join(absent)} too. Prepare them "
+            "again with these splits."
+        )
 
 
 def _splits(builder: DatasetBuilder, console: Console) -> dict[str, Split]:

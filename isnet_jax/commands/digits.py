@@ -14,8 +14,7 @@ from rich.progress import Progress
 from isnet_jax.commands import run_folder, train
 from isnet_jax.commands.network import network_of_run
 from isnet_jax.commands.options import TrainingJob
-from isnet_jax.data import SPLITS, BackgroundMark, BiasedDigitsConfig, Split, load_split, prepare
-from isnet_jax.errors import UserError
+from isnet_jax.data import SPLITS, BiasedDigitsConfig, Split, load_split, prepare
 
 NETWORKS = ("plain", "isnet")
 ConfigName = Literal["demo", "full"]
@@ -51,6 +50,13 @@ CONFIGS: dict[ConfigName, BiasedDigitsJob] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class _Trained:
+    """What `evaluate` needs of a run's settings."""
+
+    data: BiasedDigitsConfig
+
+
 def run(job: BiasedDigitsJob, console: Console) -> dict[str, Any]:
     """Train both networks, judge them, write the report; a finished run is only shown again.
 
@@ -71,18 +77,7 @@ def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, tr
     Raises:
       UserError: no run there, or networks that are not trained yet.
     """
-    settings = run_folder.read(folder)
-    try:
-        data = settings["data"]
-        source_folder = data["folder"] and Path(data["folder"])
-        config = BiasedDigitsConfig(
-            **data | {"mark": BackgroundMark(**data["mark"]), "folder": source_folder}
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / run_folder.RUN_FILE} is of another version of isnet_jax ({error}). Train "
-            "again, into another folder."
-        ) from error
+    config = run_folder.read_as(_Trained, folder).data
     networks = {name: network_of_run(folder / name)[0] for name in NETWORKS}
     splits = load_data(config, data_dir, console)
     metrics = train.judge_all(networks, splits, console)

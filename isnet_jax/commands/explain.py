@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from isnet_jax.commands.network import NetworkChoice, chosen_network, chosen_rules
+from isnet_jax.commands.terminal import say
 from isnet_jax.data.custom.picture import WrongSize, read_image
 from isnet_jax.data.custom.readers.pictures import SUFFIXES, PixelRules
-from isnet_jax.data.custom.readers.samples import Rejected, entries, printable
-from isnet_jax.errors import UserError, suggest
+from isnet_jax.data.custom.readers.samples import Rejected, entries
+from isnet_jax.errors import UserError, printable, suggest
 from isnet_jax.evaluation.background import Explained, explain_classes
 from isnet_jax.files import write_atomically
 from isnet_jax.report.heatmaps import panel, save_png
@@ -87,16 +88,22 @@ def run(options: Explain, console: Console) -> None:
     if options.arrays is not None:
         _write_arrays(options.arrays, files, found, network.class_names)
     for line in _lines(files, pictures, found, network.class_names):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(console, line)
 
 
 def _check_outputs(options: Explain) -> None:
     if options.out.suffix.lower() == ".png" and options.out.is_dir():
-        raise UserError(f"{options.out} is a folder; expected the name of a file to write.")
+        raise UserError(
+            f"{printable(options.out)} is a folder; expected the name of a file to write."
+        )
     if options.out.suffix.lower() not in ("", ".png"):
-        raise UserError(f"--out is {options.out}; expected a name that ends in .png, or a folder.")
+        raise UserError(
+            f"--out is {printable(options.out)}; expected a name that ends in .png, or a folder."
+        )
     if options.arrays is not None and options.arrays.suffix not in (".npz", ".npy"):
-        raise UserError(f"--arrays is {options.arrays}; expected a name in .npz or .npy.")
+        raise UserError(
+            f"--arrays is {printable(options.arrays)}; expected a name in .npz or .npy."
+        )
 
 
 # Images
@@ -112,7 +119,9 @@ def _image_files(places: tuple[Path, ...]) -> list[Path]:
             continue
         inside = [path for path in entries(place) if path.suffix.lower() in SUFFIXES]
         if not inside:
-            raise UserError(f"{place} holds no image files. Expected PNG, JPEG or the like.")
+            raise UserError(
+                f"{printable(place)} holds no image files. Expected PNG, JPEG or the like."
+            )
         files.extend(inside)
     return files
 
@@ -127,7 +136,9 @@ def _read_all(files: list[Path], shape: tuple[int, ...], options: Explain) -> np
             rules = PixelRules(white=options.white)
             images.append(read_image(file, (height, width), channels, fit, rules))
         except WrongSize as error:
-            problems.append(f"{file} has {error} pixels; the network expects {width} x {height}")
+            problems.append(
+                f"{printable(file)} has {error} pixels; the network expects {width} x {height}"
+            )
         except Rejected as error:
             problems.append(f"{printable(file)} {error.wrong}. {error.remedy}")
     if problems:
@@ -147,7 +158,9 @@ def _class_number(target: str, names: tuple[str, ...]) -> int:
         return int(target)
     if len(names) > 20:
         shown = suggest(target, names, what="class").split(" Known:")[0]
-        raise UserError(f"{shown} Known: {', '.join(names[:5])} and {len(names) - 5} more.")
+        raise UserError(
+            f"{shown} Known: {', '.join(map(printable, names[:5]))} and {len(names) - 5} more."
+        )
     raise UserError(suggest(target, names, what="class"))
 
 
@@ -205,7 +218,9 @@ def _write_pictures(
         try:
             save_png(figure, picture)
         except OSError as error:
-            raise UserError(f"cannot write {picture} ({error}). Choose another --out.") from error
+            raise UserError(
+                f"cannot write {printable(picture)} ({error}). Choose another --out."
+            ) from error
 
 
 def _write_arrays(path: Path, files: list[Path], found: Explained, names: tuple[str, ...]) -> None:
@@ -218,12 +233,15 @@ def _write_arrays(path: Path, files: list[Path], found: Explained, names: tuple[
     try:
         write_atomically(path, buffer.getvalue())
     except OSError as error:
-        raise UserError(f"cannot write {path} ({error}). Choose another --arrays.") from error
+        raise UserError(
+            f"cannot write {printable(path)} ({error}). Choose another --arrays."
+        ) from error
 
 
 def _picture(pixels: np.ndarray, found: Explained, names: tuple[str, ...]) -> Figure:
     captions = []
     for logits, target in zip(found.logits, found.targets, strict=True):
         predicted, share = _prediction(logits)
-        captions.append(f"{names[target]}; predicted: {names[predicted]} ({share:.0%})")
+        guess, explained = printable(names[predicted]), printable(names[target])
+        captions.append(f"{explained}; predicted: {guess} ({share:.0%})")
     return panel(pixels, {"relevance": found.relevance}, captions={"relevance": captions})

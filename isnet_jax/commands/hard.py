@@ -101,6 +101,15 @@ JOBS: dict[str, type[HardJob]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class _Trained:
+    """What `evaluate` needs of a run's settings."""
+
+    kind: str
+    data: Any
+    plain_epochs: int
+
+
 def run(job: HardJob, console: Console) -> dict[str, Any]:
     """Train the networks, judge them, write the report; a finished run is only shown again.
 
@@ -118,7 +127,7 @@ def run(job: HardJob, console: Console) -> dict[str, Any]:
 
 def is_hard(settings: dict[str, Any]) -> bool:
     """Whether the settings of a run are those of these jobs."""
-    return settings.get("kind") in JOBS
+    return str(settings.get("kind")) in JOBS
 
 
 def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, train.Judged]:
@@ -127,12 +136,11 @@ def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, tr
     Raises:
       UserError: no run there, or networks that are not trained yet.
     """
-    settings = run_folder.read(folder)
-    options = {field.name: field for field in dataclasses.fields(JOBS[settings["kind"]])}
+    trained = run_folder.read_as(_Trained, folder)
+    options = {field.name: field for field in dataclasses.fields(JOBS[trained.kind])}
     factory: Any = options["data"].default_factory
-    record = str(folder / run_folder.RUN_FILE)
-    made: MadeSet = from_dict(factory, settings["data"], record)
-    names = ("plain", "isnet") if settings["plain_epochs"] else ("isnet",)
+    made: MadeSet = from_dict(factory, trained.data, str(folder / run_folder.RUN_FILE))
+    names = ("plain", "isnet") if trained.plain_epochs else ("isnet",)
     networks = {name: network_of_run(folder / name)[0] for name in names}
     metrics = train.judge_all(networks, load_data(made, data_dir, console), console)
     train.show(metrics, console)

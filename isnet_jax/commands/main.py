@@ -11,13 +11,14 @@ import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from isnet_jax.errors import Terminated, UserError, suggest
+from isnet_jax.commands.terminal import say
+from isnet_jax.errors import Terminated, UserError, printable, suggest
 from isnet_jax.memory import keep_freed_memory
 
 _USAGE = """usage: isnet-jax COMMAND [OPTIONS]
@@ -49,19 +50,6 @@ _HARD = ("textured", "decoy", "coloured", "lungs")
 _JOBS = _CALIBRATED | dict.fromkeys(_HARD, "")
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
-    """Judge the networks of a run on its test sets.
-
-    Attributes:
-      run: output folder of `isnet-jax train`.
-      data_dir: where prepared biased digits are kept.
-    """
-
-    run: Annotated[Path, tyro.conf.Positional] = Path("runs/biased-digits")
-    data_dir: Path = Path("datasets")
-
-
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -90,6 +78,12 @@ def exit_codes() -> Iterator[None]:
             raise
         told.print(f"[bold red]error:[/] {escape(_storage_problem(error))}", soft_wrap=True)
         raise SystemExit(2) from None
+    except (MemoryError, RuntimeError) as error:
+        # The latter is what XLA says; RuntimeErrors of other kinds are bugs.
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        told.print(f"[bold red]error:[/] {escape(_memory_problem(error))}", soft_wrap=True)
+        raise SystemExit(2) from None
     except Terminated as error:
         told.print(f"{error}; the same command goes on from there", highlight=False)
         raise SystemExit(143) from None
@@ -102,6 +96,14 @@ def _storage_problem(error: OSError) -> str:
     return (
         f"the storage cannot be written to ({error}). Make room, or choose another place to write "
         "to; the same command goes on after the last checkpoint."
+    )
+
+
+def _memory_problem(error: Exception) -> str:
+    reason = (str(error) or type(error).__name__).splitlines()[0][:300]
+    return (
+        f"the memory does not suffice ({printable(reason)}). Use a smaller batch (--batch-size), "
+        "parts of it (--accumulate) or --remat True, or allow this process more memory."
     )
 
 
@@ -146,9 +148,9 @@ def _train(arguments: list[str], console: Console) -> None:
     else:
         out = (_train_own_data if name == "own-data" else _train_biased_digits)(rest, console)
     for file in ("report.html", "metrics.json"):
-        console.print(f"{file}: {(out / file).resolve()}", soft_wrap=True, highlight=False)
+        say(console, f"{file}: {(out / file).resolve()}")
     logs = shlex.quote(str(out / "tensorboard"))
-    console.print(f"curves: tensorboard --logdir {logs}", soft_wrap=True, highlight=False)
+    say(console, f"curves: tensorboard --logdir {logs}")
 
 
 def _train_own_data(arguments: list[str], console: Console) -> Path:
@@ -156,7 +158,9 @@ def _train_own_data(arguments: list[str], console: Console) -> Path:
     from isnet_jax.commands.config_file import from_yaml
 
     file, arguments = _config_file(arguments)
-    given = {"default": from_yaml(custom.OwnDataJob, file)} if file else {}
+    # The data may be named by the command line or by the file.
+    unnamed = custom.OwnDataJob(data=tyro.MISSING)
+    given = {"default": from_yaml(custom.OwnDataJob, file, default=unnamed)} if file else {}
     job = _parse(custom.OwnDataJob, arguments, "isnet-jax train own-data", **given)
     _connect(job.processes, console)
     custom.run(job, console)
@@ -263,17 +267,10 @@ def _given_configs(arguments: list[str]) -> Iterator[tuple[slice, str]]:
 
 
 def _evaluate(arguments: list[str], console: Console) -> None:
-    options = _parse(Evaluate, arguments, "isnet-jax evaluate")
-    _prepare_jax()
-    from isnet_jax.commands import custom, digits, hard, run_folder
+    from isnet_jax.commands import evaluate
 
-    settings = run_folder.read(options.run)
-    if custom.is_own(settings):
-        custom.evaluate_run(options.run, console)
-    elif hard.is_hard(settings):
-        hard.evaluate_run(options.run, options.data_dir, console)
-    else:
-        digits.evaluate_run(options.run, options.data_dir, console)
+    _prepare_jax()
+    evaluate.run(_parse(evaluate.Evaluate, arguments, "isnet-jax evaluate"), console)
 
 
 def _explain(arguments: list[str], console: Console) -> None:

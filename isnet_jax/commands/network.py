@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from isnet_jax import lrp, models
-from isnet_jax.errors import UserError, suggest
+from isnet_jax.errors import UserError, printable, suggest
 from isnet_jax.evaluation.background import JUDGE
 from isnet_jax.training import ModelDescription, load_network
 
+_LARGEST_SIDE, _MOST_CHANNELS, _MOST_CLASSES = 8192, 64, 100_000
+_ANY_CLASSES = 10  # Of a network without weights, where their number does not matter.
 DEFAULT_CHECKPOINT = Path("runs/biased-digits/isnet")
 
 COMPOSITES: dict[str, lrp.Composite | lrp.Rule] = {
@@ -69,6 +71,23 @@ class NetworkChoice:
     normalisation: Literal["imagenet", "half", "none"] = "imagenet"
     transition_relu: bool = False
     rules: str = "isnet"
+
+    def __post_init__(self):
+        for option, value, most in (
+            ("--image-size", self.image_size, _LARGEST_SIDE),
+            ("--in-channels", self.in_channels, _MOST_CHANNELS),
+            ("--classes", self.count, _MOST_CLASSES),
+        ):
+            if value is not None and not 1 <= value <= most:
+                raise UserError(f"{option} is {value}; expected 1 to {most:,}.")
+
+    @property
+    def count(self) -> int | None:
+        """The number of classes, if `classes` is one."""
+        try:
+            return None if self.classes is None else int(self.classes)
+        except ValueError:
+            return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,21 +175,26 @@ def _create(choice: NetworkChoice, num_classes: int) -> models.Network:
 
 def _class_names(choice: NetworkChoice, weights: object) -> tuple[str, ...]:
     """From the file of names, or numbers as many as were given or as the weights have."""
-    given = choice.classes
-    if given is None or given.isdecimal():
-        count = int(given) if given else 0
-        if weights is not None:
-            abstract = nnx.eval_shape(lambda: _create(choice, 1))
-            count = count or models.number_of_classes(abstract, weights)  # pyright: ignore
-        return tuple(str(number) for number in range(count or 10))
+    given, count = choice.classes, choice.count
+    if given is None and weights is not None:
+        abstract = nnx.eval_shape(lambda: _create(choice, 1))
+        count = models.number_of_classes(abstract, weights)  # pyright: ignore
+    if given is None or count is not None:
+        return tuple(str(number) for number in range(count or _ANY_CLASSES))
     try:
-        lines = Path(given).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = Path(given).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
         raise UserError(
             f"--classes is {given!r}; expected a number, or a text file with a name on each line "
             f"({error})."
         ) from error
-    return tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not 1 <= len(names) <= _MOST_CLASSES:
+        raise UserError(
+            f"--classes: {printable(given)} has {len(names)} names; expected 1 to "
+            f"{_MOST_CLASSES:,}, one on each line."
+        )
+    return names
 
 
 def abstract_images(network: ChosenNetwork) -> jax.ShapeDtypeStruct:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Protocol
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 
+from isnet_jax.commands.terminal import say
 from isnet_jax.data import (
     CocoSource,
     CsvSource,
@@ -25,7 +25,6 @@ from isnet_jax.data import (
 )
 from isnet_jax.data.custom.readers import Source
 from isnet_jax.data.custom.readers.choice import Label
-from isnet_jax.data.custom.readers.samples import printable
 
 # Options of several groups, without the groups' names before them.
 _Options = Annotated[OwnDataConfig, tyro.conf.arg(name="")]
@@ -171,19 +170,15 @@ def run(command: Command, console: Console) -> Prepared:
 
         prepared = prepare_own(command.source(), command.out, command.options, report)
     for problem in prepared.problems[:SHOWN]:
-        _say(console, f"left out: {problem}")
+        say(console, f"left out: {problem}")
     if len(prepared.problems) > SHOWN:
-        _say(console, f"left out: {len(prepared.problems) - SHOWN} more, see preparation.json")
+        say(console, f"left out: {len(prepared.problems) - SHOWN} more, see preparation.json")
     splits = prepared.builder.info.splits
     counts = ", ".join(f"{splits[name].num_examples:,} {name}" for name in splits)
     features: Any = prepared.builder.info.features
     height, width, _ = features["image"].shape
     names = class_names(prepared.builder)
     listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-    _say(console, f"{'found again' if prepared.reused else 'prepared'}: {command.out}")
-    _say(console, f"{counts}; {height} x {width} pixels; {len(names)} classes: {listed}")
+    say(console, f"{'found again' if prepared.reused else 'prepared'}: {command.out}")
+    say(console, f"{counts}; {height} x {width} pixels; {len(names)} classes: {listed}")
     return prepared
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(escape(printable(line)), soft_wrap=True, highlight=False)

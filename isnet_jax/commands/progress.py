@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.text import Text
 
 from isnet_jax.commands.curves import Curves
+from isnet_jax.commands.terminal import say
 from isnet_jax.data import Split
 from isnet_jax.evaluation import highest_logit_relevance
 from isnet_jax.report.heatmaps import heatmap_grid
@@ -113,10 +114,10 @@ class TrainingDisplay:
         self.task = self.bar.add_task(self.name, total=steps, completed=step, losses="compiling")
 
     def on_notice(self, text: str) -> None:
-        self.console.print(f"{self.name}: {text}", soft_wrap=True, highlight=False)
+        say(self.console, f"{self.name}: {text}")
 
     def on_compiled(self, cost: StepCost) -> None:
-        self.console.print(f"{self.name}: {cost}", soft_wrap=True, highlight=False)
+        say(self.console, f"{self.name}: {cost}")
 
     def on_step(self, step: int, metrics: Record | None) -> None:
         assert self.task is not None
@@ -150,6 +151,4 @@ class TrainingDisplay:
                 f"{key} {record[key]:.3f}"
                 for key in ("train_loss", "validation_loss", "validation_accuracy")
             )
-            self.console.print(
-                f"{self.name}: step {step}/{self.steps}  {parts}", soft_wrap=True, highlight=False
-            )
+            say(self.console, f"{self.name}: step {step}/{self.steps}  {parts}")

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import errno
 import fcntl
-import json
 import os
 import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from isnet_jax.commands.config_file import to_yaml
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, printable
 from isnet_jax.files import temporaries, write_atomically
+from isnet_jax.training.serial import read_record, record_of, write_record
 
 RUN_FILE = "run.json"
 CONFIG = "config.yaml"
 _LOCK = ".lock"
 _WRITTEN = (RUN_FILE, CONFIG, "metrics.json", "report.html", "model.json", "metrics.jsonl")
 
+_ANOTHER_FOLDER = "The file is damaged or of another version: train again, into another folder."
+
+T = TypeVar("T")
 Complete = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -37,7 +41,9 @@ def check(folder: Path, settings: dict[str, Any], complete: Complete = dict) -> 
     try:
         _check(folder, settings, complete)
     except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error}). Choose another --out.") from error
+        raise UserError(
+            f"{printable(folder)} cannot be read ({error}). Choose another --out."
+        ) from error
 
 
 def claim(
@@ -55,11 +61,11 @@ def claim(
     check(folder, settings, complete)
     try:
         if not (folder / RUN_FILE).exists():
-            write_atomically(folder / RUN_FILE, json.dumps({"settings": settings}, indent=2) + "\n")
+            write_record(folder / RUN_FILE, {"settings": settings})
         if not (folder / CONFIG).exists():
             write_atomically(folder / CONFIG, to_yaml(options))
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error}). Choose another --out.") from error
+        raise _unwritable(folder, error) from error
 
 
 @contextlib.contextmanager
@@ -71,9 +77,13 @@ def lock(folder: Path) -> Iterator[None]:
     were writing are removed.
 
     Raises:
-      UserError: another process has it.
+      UserError: another process has it, or it cannot be written to.
     """
-    with (folder / _LOCK).open("a+") as file:
+    try:
+        opened = (folder / _LOCK).open("a+")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -106,47 +116,70 @@ def check_unlocked(folder: Path) -> None:
         pass  # No lock, or none to be had.
 
 
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to {printable(folder)} ({error}). Choose another --out.")
+
+
 def _in_use(folder: Path) -> UserError:
     return UserError(
-        f"{folder} is in use by another run: {(folder / _LOCK).read_text().strip()}. Wait for it "
+        f"{printable(folder)} is in use by another run: {(folder / _LOCK).read_text().strip()}. "
+        "Wait for it "
         "to end, stop it, or choose another --out."
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What run.json holds."""
+
+    settings: dict[str, Any]
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The settings of the run in a folder.
 
     Raises:
-      UserError: there is no run.
+      UserError: there is no run, or its record is incomplete.
     """
     record = folder / RUN_FILE
-    try:
-        settings = json.loads(record.read_text())["settings"]
-        if not isinstance(settings, dict):
-            raise TypeError("no settings in it")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    if not record.is_file():
         raise UserError(
-            f"{folder} holds no run: {record} is missing or unreadable ({error}). Expected the "
-            "output folder of `isnet-jax train`."
-        ) from error
-    return settings
+            f"{printable(folder)} holds no run: {RUN_FILE} is missing. Expected the output folder "
+            "of "
+            "`isnet-jax train`."
+        )
+    return read_record(_Run, record, _ANOTHER_FOLDER).settings
+
+
+def read_as(kind: type[T], folder: Path) -> T:
+    """Those of the settings that a dataclass names.
+
+    Raises:
+      UserError: as `read`, or a setting is missing or of a wrong type.
+    """
+    names = {field.name for field in dataclasses.fields(kind)}  # pyright: ignore
+    found = {name: value for name, value in read(folder).items() if name in names}
+    return record_of(kind, found, folder / RUN_FILE, _ANOTHER_FOLDER)
 
 
 def _check(folder: Path, settings: dict[str, Any], complete: Complete) -> None:
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; expected an output folder. Choose another --out.")
+        raise UserError(
+            f"{printable(folder)} is a file; expected an output folder. Choose another --out."
+        )
     if (folder / RUN_FILE).exists():
         differing = _differences(complete(read(folder)), settings)
         if differing:
             more = f"\n  and {len(differing) - 8} more" if len(differing) > 8 else ""
             raise UserError(
-                f"{folder} holds another run; it differs in:\n  "
+                f"{printable(folder)} holds another run; it differs in:\n  "
                 + "\n  ".join(differing[:8])
                 + f"{more}\nChoose another --out, or give that run's options to go on with it."
             )
     elif folder.is_dir() and {*folder.iterdir()} - {*temporaries(folder, _WRITTEN)}:
         raise UserError(
-            f"{folder} is not empty and holds no {RUN_FILE}; nothing was overwritten. Choose "
+            f"{printable(folder)} is not empty and holds no {RUN_FILE}; nothing was overwritten. "
+            "Choose "
             "another --out."
         )
 

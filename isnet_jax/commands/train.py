@@ -6,13 +6,11 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import json
 import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,17 +18,19 @@ import numpy as np
 import optax
 from flax import nnx
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from isnet_jax.commands import run_folder
+from isnet_jax.commands.finished import finished_metrics
 from isnet_jax.commands.options import TrainingJob
 from isnet_jax.commands.progress import TrainingDisplay, Unobserved
+from isnet_jax.commands.terminal import say
 from isnet_jax.data import Split
-from isnet_jax.errors import UserError
+from isnet_jax.errors import Terminated, UserError, printable
 from isnet_jax.evaluation import highest_logit_relevance, predict
 from isnet_jax.evaluation.interventions import BACKGROUNDS, heatmap_warning
 from isnet_jax.evaluation.judge import Judged, Splits, annotated, judge, short_name, test_sets
-from isnet_jax.files import write_atomically
 from isnet_jax.objective.batch import Batch, Whole
 from isnet_jax.report.page import Samples, write_report
 from isnet_jax.training import (
@@ -40,8 +40,10 @@ from isnet_jax.training import (
     init_state,
     is_first,
 )
+from isnet_jax.training.distributed import stops_with_the_others
 from isnet_jax.training.provenance import machine
-from isnet_jax.training.serial import from_dict, to_dict
+from isnet_jax.training.serial import from_dict, to_dict, write_record
+from isnet_jax.training.termination import Termination
 from isnet_jax.training.validation import build_validation
 
 
@@ -91,9 +93,9 @@ def run(
     complete = functools.partial(completed, job)
     run_folder.check(job.out, settings, complete)
     run_folder.check_unlocked(job.out)
-    finished = _finished(job.out)
+    finished = finished_metrics(job.out, job.networks, console)
     if finished is not None:
-        console.print(f"{job.out} is finished", soft_wrap=True, highlight=False)
+        say(console, f"{job.out} is finished")
         show(finished, console)
         return finished
     splits = first_then_all(load)
@@ -103,7 +105,11 @@ def run(
     del options["out"], options["processes"]
     first_then_all(lambda: run_folder.claim(job.out, settings, options, complete))
     with run_folder.lock(job.out) if is_first() else contextlib.nullcontext():
-        return _train_and_judge(job, description, splits, console, words, started)
+        metrics = _train_and_judge(job, description, splits, console, words, started)
+    with stops_with_the_others():
+        if jax.process_count() > 1 and Termination().is_due(at_once=True):
+            raise Terminated("ended by SIGTERM; the run is finished")
+    return metrics
 
 
 def _train_and_judge(
@@ -149,7 +155,7 @@ def _train_and_judge(
         write_report(
             job.out / "report.html", metrics, history, shown, options, warnings=warnings, **words
         )
-        write_atomically(job.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        write_record(job.out / "metrics.json", metrics)
     show(metrics, console)
     return metrics
 
@@ -204,7 +210,7 @@ def show(metrics: Mapping[str, Any], console: Console) -> None:
     table.add_column("")
     columns = [name for name in next(iter(judged.values())) if name != "interventions"]
     for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
+        table.add_column(escape(printable(column.replace("_", " "))), justify="right")
     for name, found in judged.items():
         table.add_row(name, *(_percent(found[column]) for column in columns))
     console.print(table)
@@ -242,23 +248,21 @@ def _confidence(logits: np.ndarray, label_axes: int) -> np.ndarray:
     return np.asarray(probabilities).max(1)
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
-    """The metrics of a run whose files are all there; they are written last."""
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return metrics if (folder / "report.html").exists() else None
-
-
 def _check_training(job: TrainingJob, description: ModelDescription, train: Split) -> None:
     """Trace what will be compiled, so that options that do not fit fail before any compute."""
     model = description.create(job.seed)
     state = init_state(model, optax.identity(), jax.random.key(job.seed))
+    steps = max(job.training_of(name).epochs for name in job.networks)
+    steps *= len(train) // job.batch_size
     for name in job.networks:
         training = job.training_of(name)
         training.launch.launcher(training.batch_size)
         batch = next(training.batches(train))
+        if training.profile_steps and training.profile_steps[0] > steps:
+            raise UserError(
+                f"profile_steps is {training.profile_steps}, but the training has {steps} steps. "
+                "Choose steps among them."
+            )
         validate = build_validation(model, training.objective)
         whole = Whole(batch["label"], batch.get("has_mask"))
         jax.eval_shape(validate, state, Batch.of(batch), whole)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -14,7 +16,7 @@ from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 
 from isnet_jax.data.digits.sources import quiet_tfds
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, printable
 
 Progress = Callable[[int, int], None]
 
@@ -113,7 +115,9 @@ class DrawnData(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 Builder = TypeVar("Builder", bound=DrawnData)
 
 
-def prepared(make: Callable[[], Builder], progress: Progress | None) -> Builder:
+def prepared(
+    make: Callable[[Path], Builder], data_dir: str | Path, progress: Progress | None
+) -> Builder:
     """The builder of a data set that is on disk, written now or at an earlier time.
 
     The data set becomes visible when it is complete: preparing that was interrupted leaves nothing
@@ -121,13 +125,22 @@ def prepared(make: Callable[[], Builder], progress: Progress | None) -> Builder:
     same data set at once; the first to finish provides it.
 
     Args:
-        make: makes a builder.
+        make: gives a builder for the parent of the prepared folders.
+        data_dir: this parent, made if need be.
         progress: called with the number of examples written so far and the number of all.
 
     Raises:
-        UserError: what drawing raises, or files of a prepared data set are missing.
+        UserError: what drawing raises, a place that cannot be written to, or files of a prepared
+            data set are missing.
     """
-    builder = _quietly(make)
+    place = Path(data_dir).expanduser()
+    if os.path.lexists(place) and not place.is_dir():
+        raise UserError(
+            f"{printable(place)} is no folder; expected the parent of prepared data sets. Choose "
+            "another --data-dir."
+        )
+    make_here = functools.partial(make, place)
+    builder = _quietly(make_here)
     if not builder.data_path.exists():
         builder.progress = progress
         try:
@@ -136,11 +149,16 @@ def prepared(make: Callable[[], Builder], progress: Progress | None) -> Builder:
                     file_format="array_record",
                     download_config=tfds.download.DownloadConfig(try_download_gcs=False),
                 )
+        except (NotADirectoryError, PermissionError) as error:
+            raise UserError(
+                f"the data cannot be prepared in {printable(place)} ({error}). Choose another "
+                "--data-dir."
+            ) from error
         except OSError:
             if not builder.data_path.exists():
                 raise
             # Another process was faster: its folder is in the place of ours.
-            builder = _quietly(make)
+            builder = _quietly(make_here)
     _check_files(builder)
     return builder
 
@@ -160,12 +178,12 @@ def _unless_custom_config(record: logging.LogRecord) -> bool:
 
 def _check_files(builder: DrawnData) -> None:
     folder = builder.data_path
-    remedy = f"Delete the folder {folder}; it will be prepared anew."
+    remedy = f"Delete the folder {printable(folder)}; it will be prepared anew."
     splits = builder.drawn.members()
     absent = [name for name in splits if name not in builder.info.splits]
     if absent:
         raise UserError(
-            f"the prepared data in {folder} do not have the splits {', '.join(absent)}: "
+            f"the prepared data in {printable(folder)} do not have the splits {', '.join(absent)}: "
             f"dataset_info.json is missing or of something else. {remedy}"
         )
     files = [Path(path) for name in splits for path in builder.info.splits[name].filepaths]

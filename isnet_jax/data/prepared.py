@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from isnet_jax.data.split import Split, as_labels
-from isnet_jax.errors import UserError, suggest
+from isnet_jax.errors import UserError, printable, suggest
 
 _CHUNK: Final = 1024
 _UNREADABLE: Final = (
@@ -31,7 +31,7 @@ def load_split(builder: tfds.core.DatasetBuilder, split: str) -> Split:
     records = open_records(builder, split)
     items = [item for start in range(0, len(records), _CHUNK) for item in records.chunk(start)]
     if not items:
-        raise UserError(f"the split {split!r} in {builder.data_dir} has no samples.")
+        raise UserError(f"the split {split!r} in {printable(builder.data_dir)} has no samples.")
     images = np.stack([item["image"] for item in items])
     loaded = Split(
         # Grey images are not copied: all three channels are views of one.
@@ -96,7 +96,8 @@ class PreparedRecords:
             yield
         except _UNREADABLE as error:
             raise UserError(
-                f"the prepared split {self._split!r} in {self._place} cannot be read ({error}). "
+                f"the prepared split {self._split!r} in {printable(self._place)} cannot be read "
+                f"({error}). "
                 "Delete this folder; it will be prepared anew."
             ) from error
 

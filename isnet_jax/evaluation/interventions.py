@@ -73,6 +73,12 @@ BACKGROUNDS: Final[Mapping[str, Callable[[Images, Masks], Images]]] = {
     "noise": background_noise,
 }
 
+MEASURED: Final = (
+    *(f"{kind}_{name}" for name in BACKGROUNDS for kind in ("background", "agreement")),
+    "object_removed",
+)
+"""What `interventions` measures, by name."""
+
 
 def interventions(
     network: nnx.Module,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, printable
 from isnet_jax.models.network import Network
 from isnet_jax.models.torch_names import (
     from_torch_layout,
@@ -43,7 +43,7 @@ def load_torch(
     if head not in ("load", "replace"):
         raise UserError(f'load_torch: head is {head!r}; expected "load" or "replace".')
     variables = torch_names(model)
-    arrays = torchvision_names(model, {n: _numpy(value) for n, value in state_dict.items()})
+    arrays = torchvision_names(model, arrays_of(state_dict))
     last = head_names(model) if isinstance(model, Network) else ()
     if head == "replace":
         variables = {name: v for name, v in variables.items() if name not in last}
@@ -92,15 +92,37 @@ def number_of_classes(model: Network, state_dict: Mapping[str, Any]) -> int:
     Raises:
       UserError: the state dict has no last dense layer of this architecture.
     """
-    arrays = torchvision_names(model, {n: _numpy(value) for n, value in state_dict.items()})
+    arrays = torchvision_names(model, arrays_of(state_dict))
     for name in head_names(model):
         if name in arrays and arrays[name].ndim:
             return arrays[name].shape[0]
+    held = ", ".join(map(printable, sorted(arrays)[:4]))
     raise UserError(
         f"the weights have no {' and '.join(head_names(model))}, the last dense layer of a "
-        f"{type(model).__name__}; they hold {', '.join(sorted(arrays)[:4]) or 'nothing'}. Are they "
+        f"{type(model).__name__}; they hold {held or 'nothing'}. Are they "
         "of another architecture?"
     )
+
+
+def arrays_of(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The values of tensors by name.
+
+    Raises:
+      UserError: a name that is no text, or a tensor without plain values.
+    """
+    arrays = {}
+    for name, value in state_dict.items():
+        if not isinstance(name, str):
+            raise UserError(f"the state dict has the name {name!r}; expected tensors by name.")
+        try:
+            arrays[name] = _numpy(value)
+        except Exception as error:  # torch has one of its own for each kind of tensor
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"the tensor {printable(name)} has no plain values ({reason}); expected dense "
+                "numbers, not sparse, quantised or of the meta device. Convert it before saving."
+            ) from error
+    return arrays
 
 
 def _numpy(value: Any) -> np.ndarray:
@@ -120,4 +142,4 @@ def _is_floating(array: np.ndarray) -> bool:
 def _listed(title: str, names: list[str], most: int = 8) -> Iterator[str]:
     if names:
         more = f" and {len(names) - most} more" if len(names) > most else ""
-        yield f"  {title} ({len(names)}): {', '.join(names[:most])}{more}"
+        yield f"  {title} ({len(names)}): {', '.join(map(printable, names[:most]))}{more}"

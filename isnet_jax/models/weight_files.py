@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, printable
 from isnet_jax.files import write_atomically
 from isnet_jax.models.torch_names import to_torch_layout, torch_names
-from isnet_jax.models.torch_weights import load_torch
+from isnet_jax.models.torch_weights import arrays_of, load_torch
 
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 _DTYPES = {
@@ -46,7 +46,7 @@ def load_weights(
     try:
         load_torch(model, weights, strict=strict, head=head)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{printable(path)}: {error}") from error
 
 
 def save_weights(model: nnx.Module, path: str | os.PathLike[str]) -> None:
@@ -61,7 +61,9 @@ def save_weights(model: nnx.Module, path: str | os.PathLike[str]) -> None:
     import safetensors.numpy
 
     if Path(path).suffix != ".safetensors":
-        raise UserError(f"save_weights: {path}; expected a name that ends in .safetensors.")
+        raise UserError(
+            f"save_weights: {printable(path)}; expected a name that ends in .safetensors."
+        )
     arrays = {
         name: np.ascontiguousarray(to_torch_layout(np.asarray(variable[...])))
         for name, variable in torch_names(model).items()
@@ -69,7 +71,7 @@ def save_weights(model: nnx.Module, path: str | os.PathLike[str]) -> None:
     try:
         write_atomically(path, safetensors.numpy.save(arrays))
     except OSError as error:
-        raise UserError(f"save_weights: cannot write {path} ({error}).") from error
+        raise UserError(f"save_weights: cannot write {printable(path)} ({error}).") from error
 
 
 def read_weights(path: str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -89,7 +91,7 @@ def read_weights(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     if path.suffix in _PICKLES:
         return _read_pickle(path)
     raise UserError(
-        f"{path}: unknown kind of weights {path.suffix!r}; expected .safetensors, or "
+        f"{printable(path)}: unknown kind of weights {path.suffix!r}; expected .safetensors, or "
         f"{', '.join(_PICKLES)} with torch installed."
     )
 
@@ -98,7 +100,7 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
+        raise UserError(f"{printable(path)} cannot be read ({error.strerror or error}).") from error
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Any]:
@@ -109,18 +111,27 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
         entries = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
         raise UserError(
-            f"{path} is not a whole safetensors file ({error}). Download or save it again."
+            f"{printable(path)} is not a whole safetensors file ({error}). Download or save it "
+            "again."
         ) from error
     unknown = sorted({e["dtype"] for _, e in entries if e["dtype"] not in _DTYPES})
     if unknown:
         raise UserError(
-            f"{path} holds {', '.join(unknown)}; expected {', '.join(_DTYPES)}. Quantised weights "
+            f"{printable(path)} holds {', '.join(unknown)}; expected {', '.join(_DTYPES)}. "
+            "Quantised weights "
             "are not supported."
         )
-    return {
-        name: np.frombuffer(bytes(e["data"]), _DTYPES[e["dtype"]]).reshape(e["shape"])
-        for name, e in entries
-    }
+    arrays = {}
+    for name, e in entries:
+        try:
+            arrays[name] = np.frombuffer(bytes(e["data"]), _DTYPES[e["dtype"]]).reshape(e["shape"])
+        except (ValueError, OverflowError) as error:
+            raise UserError(
+                f"{printable(path)}: the tensor {printable(name)} has the shape {e['shape']} "
+                f"({error}). "
+                "Download or save the file again."
+            ) from error
+    return arrays
 
 
 def _read_pickle(path: Path) -> Mapping[str, Any]:
@@ -128,19 +139,21 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
-            f"{path} is a pickle, which only torch's safe loader may open, and torch is not "
+            f"{printable(path)} is a pickle, which only torch's safe loader may open, and torch is "
+            "not "
             "installed. Install it (pip install torch), or convert the file where it is: "
             "safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW_FILE)."
         ) from error
     if not path.is_file():
-        raise UserError(f"{path} cannot be read (no such file).")
+        raise UserError(f"{printable(path)} cannot be read (no such file).")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds: damaged archives, refused pickles
         program = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"it refers to {program[1]}" if program else str(error).strip().split("\n")[0]
         raise UserError(
-            f"{path} cannot be loaded as weights alone ({reason}). The file is damaged, or holds "
+            f"{printable(path)} cannot be loaded as weights alone ({reason}). The file is damaged, "
+            "or holds "
             "more than tensors; nothing in it was run. Use a file made by "
             "torch.save(model.state_dict(), ...)."
         ) from error
@@ -148,5 +161,8 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
     if not isinstance(found, Mapping) or not all(hasattr(v, "detach") for v in found.values()):
-        raise UserError(f"{path} holds no state dict; expected tensors by name.")
-    return found
+        raise UserError(f"{printable(path)} holds no state dict; expected tensors by name.")
+    try:
+        return arrays_of(found)
+    except UserError as error:
+        raise UserError(f"{printable(path)}: {error}") from error

@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, printable
 from isnet_jax.files import check_writable, write_atomically
 from isnet_jax.objective.config import Bounds, ISNetConfig
 from isnet_jax.objective.loss import explain, pure_forward, supervised_places
@@ -113,7 +113,8 @@ def calibrated(config: ISNetConfig, model: str, dtype: str, file: Path) -> ISNet
         found |= record["settings"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{file} is no calibration ({error}); expected the file that `isnet-jax calibrate` "
+            f"{printable(file)} is no calibration ({error}); expected the file that `isnet-jax "
+            "calibrate` "
             "wrote."
         ) from error
     wanted = {"model": model, "dtype": dtype, **settings_of(config)}
@@ -124,7 +125,7 @@ def calibrated(config: ISNetConfig, model: str, dtype: str, file: Path) -> ISNet
     ]
     if differing:
         raise UserError(
-            f"{file} was made for other heatmaps; it differs in:\n  "
+            f"{printable(file)} was made for other heatmaps; it differs in:\n  "
             + "\n  ".join(differing)
             + "\nCalibrate again with the options of the training."
         )

@@ -101,9 +101,10 @@ class ISNetConfig:
         self._check_numbers()
         self._check_schedule()
         for low, high in self._ranges():
-            if not 0 < low < high:
+            if not 0 < low < high < np.inf:
                 raise UserError(
-                    f"ISNetConfig: foreground_range holds ({low}, {high}); expected 0 < C1 < C2."
+                    f"ISNetConfig: foreground_range holds ({low}, {high}); expected 0 < C1 < C2, "
+                    "both finite."
                 )
         if self.classification.task == "multilabel" and self.variant in (
             "selective",
@@ -148,12 +149,13 @@ class ISNetConfig:
             ("heatmap_chunk", 0, np.inf),
         ):
             value = getattr(self, field)
-            if value is not None and not low <= value <= high:
-                limits = f"in [{low}, {high}]" if high < np.inf else f"at least {low}"
+            if value is not None and not (low <= value <= high and value < np.inf):
+                limits = f"in [{low}, {high}]" if high < np.inf else f"finite, at least {low}"
                 raise UserError(f"ISNetConfig: {field} is {value}; expected {limits}.")
-        if not self.background_scale > 0:
+        if not 0 < self.background_scale < np.inf:
             raise UserError(
-                f"ISNetConfig: background_scale is {self.background_scale}; expected above 0."
+                f"ISNetConfig: background_scale is {self.background_scale}; expected above 0, "
+                "finite."
             )
         if not 0 < self.heatmap_fraction <= 1:
             raise UserError(

@@ -36,8 +36,8 @@ class Exchange:
     def __post_init__(self):
         for field, high in (("probability", 1), ("max_shrink", np.inf), ("consistency", np.inf)):
             value = getattr(self, field)
-            if not 0 <= value <= high:
-                limits = "in [0, 1]" if high == 1 else "at least 0"
+            if not (0 <= value <= high and value < np.inf):
+                limits = "in [0, 1]" if high == 1 else "finite, at least 0"
                 raise UserError(f"Exchange: {field} is {value}; expected {limits}.")
         if self.consistency and not self.probability:
             raise UserError(

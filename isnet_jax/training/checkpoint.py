@@ -20,11 +20,12 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, printable
 from isnet_jax.files import write_atomically
 from isnet_jax.training.checksums import sealed, unsealed
-from isnet_jax.training.description import ModelDescription, read_description
+from isnet_jax.training.description import DESCRIPTION, ModelDescription, read_description
 from isnet_jax.training.step import TrainState
+from isnet_jax.training.termination import interrupted_afterwards
 
 _LOSS = "validation_loss"
 _START_ANEW = "Delete that folder to go on without it."
@@ -139,10 +140,16 @@ class Checkpoints:
         with self._writing():
             self._last.wait_until_finished()
 
-    def resume(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+    def resume(
+        self, like: TrainState, check: Callable[[dict[str, Any]], None] = lambda progress: None
+    ) -> tuple[TrainState, dict[str, Any]] | None:
         """The latest state that can be read, and its progress; None before the first checkpoint.
 
         Damaged later ones are moved to the folder "damaged".
+
+        Args:
+          check: raises a `UserError` for progress that is incomplete: then the checkpoint counts
+            as damaged.
 
         Raises:
           UserError: none of them can be read, or they are of another architecture.
@@ -153,7 +160,7 @@ class Checkpoints:
         with _abandoned_reads_are_silent():
             for step in steps:
                 try:
-                    state, progress = _restored(self._last, step, like)
+                    state, progress = _restored(self._last, step, like, check)
                 except _DamagedError as error:
                     damage[step] = error
                     continue
@@ -203,7 +210,9 @@ class Checkpoints:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            yield
+            # Ctrl-C in the middle makes Orbax print tracebacks of its own.
+            with interrupted_afterwards():
+                yield
         # What storage raises: tensorstore's errors are ValueErrors. RuntimeErrors and time-outs
         # are other processes' that have stopped.
         except TimeoutError:
@@ -212,7 +221,8 @@ class Checkpoints:
             whole = sorted(int(p.name) for p in self._folder.glob("last/*") if p.name.isdigit())
             kept = f"Those of steps {whole} are whole" if whole else "None was written before"
             raise UserError(
-                f"a checkpoint could not be written to {self._folder} ({_first_line(error)}). "
+                f"a checkpoint could not be written to {printable(self._folder)} "
+                f"({_first_line(error)}). "
                 f"{kept}. Make room on the disk (or keep fewer: --checkpoints.keep-last) and give "
                 "the same command again to go on from there."
             ) from error
@@ -238,17 +248,24 @@ def load_network(
     description = read_description(folder)
     if architecture is not None and architecture != description.architecture:
         raise UserError(
-            f"{folder} holds a {description.architecture!r}; expected a {architecture!r}. Leave "
+            f"{printable(folder)} holds a {description.architecture!r}; expected a "
+            f"{architecture!r}. Leave "
             "the architecture out to take what is there."
         )
-    model = description.create()
-    graph, parameters, rest = nnx.split(model, nnx.Param, ...)
+    # Without arrays: before any is made, the record's shapes are compared with the checkpoint's.
+    try:
+        abstract = nnx.eval_shape(description.create)
+    except UserError as error:
+        raise UserError(f"{printable(folder / DESCRIPTION)}: {error}") from error
+    graph, parameters, rest = nnx.split(abstract, nnx.Param, ...)
     with contextlib.ExitStack() as stack, _abandoned_reads_are_silent():
         places = [folder / kind for kind in ("best", "last") if (folder / kind).is_dir()]
         managers = [stack.enter_context(_manager(place, create=False)) for place in places]
         found = _best(managers, {"parameters": parameters, "rest": rest}, tell)
     if found is None:
-        raise UserError(f"{folder} has no checkpoint yet: its training has not got that far.")
+        raise UserError(
+            f"{printable(folder)} has no checkpoint yet: its training has not got that far."
+        )
     model = nnx.merge(graph, found["parameters"], found["rest"])
     model.eval()
     return model, description
@@ -293,7 +310,12 @@ def _best(
     return None
 
 
-def _restored(manager: ocp.CheckpointManager, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+def _restored(
+    manager: ocp.CheckpointManager,
+    step: int,
+    like: Any,
+    check: Callable[[dict[str, Any]], None] = lambda progress: None,
+) -> tuple[Any, dict[str, Any]]:
     """A checkpoint in the structure of `like`, which may be a part of what was saved.
 
     Arrays that `like` spreads over several devices are read straight into that sharding,
@@ -318,9 +340,10 @@ def _restored(manager: ocp.CheckpointManager, step: int, like: Any) -> tuple[Any
         )
         found: Any = manager.restore(step, args=arguments)
         progress = unsealed(found["progress"], found["state"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        check(progress)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
         raise _DamagedError(
-            f"the checkpoint {place} cannot be read ({_first_line(error)})"
+            f"the checkpoint {printable(place)} cannot be read ({_first_line(error)})"
         ) from error
     return unflattened(like, found["state"], str(manager.directory)), progress
 
@@ -348,16 +371,21 @@ def _first_line(error: Exception) -> str:
 
 
 def flattened(tree: Any) -> dict[str, Any]:
-    """Arrays by their path: a layout that does not depend on the classes around them."""
+    """Arrays, or their shapes, by their path: whatever the classes around them."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (
-            jax.random.key_data(leaf) if _is_key(leaf) else leaf
+            _key_data(leaf) if _is_key(leaf) else leaf
         )
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
     }
 
 
 def unflattened(like: Any, arrays: Mapping[str, Any], where: str) -> Any:
+    """Arrays of `flattened` in the structure of `like`: arrays, or their shapes alone.
+
+    Raises:
+      UserError: arrays are missing or of other shapes.
+    """
     expected = flattened(like)
     problems = [
         f"  {name}: found {np.shape(arrays[name]) if name in arrays else 'nothing'}, expected "
@@ -368,12 +396,12 @@ def unflattened(like: Any, arrays: Mapping[str, Any], where: str) -> Any:
     if problems:
         shown = "\n".join(problems[:8])
         raise UserError(
-            f"the checkpoint in {where} belongs to another architecture or optimiser "
+            f"the checkpoint in {printable(where)} belongs to another architecture or optimiser "
             f"({len(problems)} arrays differ):\n{shown}\nUse the options it was trained with."
         )
     leaves, structure = jax.tree.flatten(like)
     restored = [
-        jax.random.wrap_key_data(arrays[name], impl=jax.random.key_impl(leaf))
+        jax.random.wrap_key_data(arrays[name], impl=_key_impl(leaf))
         if _is_key(leaf)
         else jnp.asarray(arrays[name])
         for name, leaf in zip(expected, leaves, strict=True)
@@ -382,4 +410,16 @@ def unflattened(like: Any, arrays: Mapping[str, Any], where: str) -> Any:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key)
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _key_data(leaf: Any) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.eval_shape(jax.random.key_data, leaf)
+    return jax.random.key_data(leaf)
+
+
+def _key_impl(leaf: Any) -> Any:
+    found = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)
+    return found[0]

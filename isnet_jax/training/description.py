@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from isnet_jax import models
-from isnet_jax.errors import UserError
-from isnet_jax.files import write_atomically
+from isnet_jax.errors import UserError, printable
+from isnet_jax.training.serial import read_record, write_record
 
-_DESCRIPTION = "model.json"
+DESCRIPTION = "model.json"
+_LARGEST_SIDE = 16_384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +27,14 @@ class ModelDescription:
       architecture: one of `models.list()`.
       num_classes: at least 1.
       class_names: of each class.
-      image_shape: (H, W, C) of the training images; networks of one image size are made for H.
+      image_shape: (H, W, C) of the training images, sides of 1 to 16,384; networks of one image
+        size are made for H.
       options: others of `models.create` that differ from its defaults; kept as JSON's values,
         with dtypes by name.
 
     Raises:
-      UserError: an option that JSON cannot hold.
+      UserError: an unknown architecture or option, an option that JSON cannot hold, names of
+        another number of classes, or a shape out of its range.
     """
 
     architecture: str
@@ -42,27 +45,53 @@ class ModelDescription:
 
     def __post_init__(self):
         options = dict(self.options)
-        if options.get("dtype") is not None:
-            options["dtype"] = jnp.dtype(options["dtype"]).name
+        models.check_options(self.architecture, options)
         try:
+            if options.get("dtype") is not None:
+                options["dtype"] = jnp.dtype(options["dtype"]).name
             options = json.loads(json.dumps(options))
         except TypeError as error:
             raise UserError(
                 f"ModelDescription: options are {options}; expected values of JSON: numbers, "
-                "texts, lists."
+                "texts, lists; and dtypes by name."
             ) from error
         object.__setattr__(self, "options", options)
+        if not 1 <= self.num_classes == len(self.class_names):
+            raise UserError(
+                f"ModelDescription: num_classes is {self.num_classes} and there are "
+                f"{len(self.class_names)} class_names; expected as many, at least 1."
+            )
+        shape, channels = self.image_shape, options.get("in_channels", 3)
+        if (
+            len(shape) != 3
+            or not all(1 <= side <= _LARGEST_SIDE for side in shape[:2])
+            or shape[2] != channels
+        ):
+            raise UserError(
+                f"ModelDescription: image_shape is {shape}; expected height and width of 1 to "
+                f"{_LARGEST_SIDE:,} and {channels} channels."
+            )
 
     def create(self, seed: int = 0) -> nnx.Module:
-        """The network with fresh weights."""
+        """The network with fresh weights.
+
+        Raises:
+          UserError: options that make no network.
+        """
         sized = "image_size" in models.options(self.architecture)
-        size = {"image_size": self.image_shape[0]} if sized else {}
-        return models.create(
-            self.architecture,
-            num_classes=self.num_classes,
-            rngs=nnx.Rngs(seed),
-            **size | dict(self.options),
-        )
+        options = ({"image_size": self.image_shape[0]} if sized else {}) | dict(self.options)
+        rngs = nnx.Rngs(seed)
+        try:
+            return models.create(
+                self.architecture, num_classes=self.num_classes, rngs=rngs, **options
+            )
+        except (TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"ModelDescription: {self.architecture} cannot be made with the options {options} "
+                f"({error})."
+            ) from error
 
 
 def write_description(folder: Path, description: ModelDescription) -> None:
@@ -71,36 +100,39 @@ def write_description(folder: Path, description: ModelDescription) -> None:
     Raises:
       UserError: the folder holds another network.
     """
-    if (folder / _DESCRIPTION).exists():
+    if (folder / DESCRIPTION).exists():
         found = read_description(folder)
         if found != description:
             raise UserError(
-                f"{folder} holds another network, {_words(found)}; expected {_words(description)}. "
+                f"{printable(folder)} holds another network, {_words(found)}; expected "
+                f"{_words(description)}. "
                 "Choose another folder."
             )
         return
-    text = json.dumps(dataclasses.asdict(description), indent=2) + "\n"
-    write_atomically(folder / _DESCRIPTION, text)
+    write_record(folder / DESCRIPTION, dataclasses.asdict(description))
 
 
 def read_description(folder: Path) -> ModelDescription:
     """What the network in a folder is.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or its record is incomplete.
     """
-    try:
-        fields = json.loads((folder / _DESCRIPTION).read_text())
-        return ModelDescription(
-            **fields | {key: tuple(fields[key]) for key in ("class_names", "image_shape")}
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        nearby = sorted(str(path.parent) for path in folder.glob(f"*/{_DESCRIPTION}"))
+    file = folder / DESCRIPTION
+    if not file.is_file():
+        nearby = sorted(str(path.parent) for path in folder.glob(f"*/{DESCRIPTION}"))
         hint = f" Did you mean {' or '.join(nearby)}?" if nearby else ""
         raise UserError(
-            f"{folder} holds no network; expected {_DESCRIPTION} and best/, as a run's plain/ and "
+            f"{printable(folder)} holds no network; expected {DESCRIPTION} and best/, as a run's "
+            "plain/ and "
             f"isnet/ have.{hint}"
-        ) from error
+        )
+    return read_record(
+        ModelDescription,
+        file,
+        "Delete it and the run's metrics.json, and give the command of its training again: both "
+        "are written anew.",
+    )
 
 
 def _words(description: ModelDescription) -> str:

@@ -14,10 +14,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from isnet_jax.errors import UserError
+from isnet_jax.training.termination import listen
 
 T = TypeVar("T")
 
 _MESSAGE_BYTES = 4096
+_MEETING = 300  # Seconds that all processes have to start in, at least.
 
 LOST = 75
 """Exit code of a process whose peers are gone: EX_TEMPFAIL, schedulers may start all again."""
@@ -55,9 +57,11 @@ class DistributedConfig:
                 "first one."
             )
         _, colon, port = self.coordinator.rpartition(":")
-        if self.coordinator not in ("", "auto") and not (colon and port.isdigit()):
+        named = colon and port.isdecimal() and 0 < int(port) < 2**16
+        if self.coordinator not in ("", "auto") and not named:
             raise UserError(
-                f'processes: coordinator is {self.coordinator!r}; expected HOST:PORT or "auto".'
+                f"processes: coordinator is {self.coordinator!r}; expected HOST:PORT with a port "
+                'of 1 to 65,535, or "auto".'
             )
 
     def connect(self) -> None:
@@ -75,18 +79,21 @@ class DistributedConfig:
                 "num_processes": self.count,
                 "process_id": self.index,
             }
+        # A service of JAX's would take SIGTERM, look once a second, and agree by a barrier.
+        jax.config.update("jax_enable_preemption_service", False)
+        listen()
         try:
             jax.distributed.initialize(
                 **given,
-                initialization_timeout=self.timeout,
+                initialization_timeout=max(self.timeout, _MEETING),
                 heartbeat_timeout_seconds=self.timeout,
                 shutdown_timeout_seconds=self.timeout,
             )
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"processes: could not meet the others ({str(error).splitlines()[0]}). Start all "
-                f"{self.count} within {self.timeout} s of each other, with the first one's "
-                "HOST:PORT as coordinator."
+                f"{self.count} within {max(self.timeout, _MEETING)} s of each other, with the "
+                "first one's HOST:PORT as coordinator."
             ) from error
 
 

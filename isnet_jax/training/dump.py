@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, printable
 from isnet_jax.files import write_atomically
 from isnet_jax.training.checkpoint import flattened
 from isnet_jax.training.description import ModelDescription
+from isnet_jax.training.serial import from_dict
 from isnet_jax.training.step import TrainState
+
+# What NumPy and the archive raise for other files.
+_NO_DUMP = (
+    OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,17 +93,10 @@ def load_failure(path: Path) -> Failure:
                 for name in arrays.files
                 if name.startswith("batch/")
             }
-        described = facts.pop("description")
-        tuples = {name: tuple(described[name]) for name in ("class_names", "image_shape")}
-        facts |= {name: tuple(facts[name]) for name in ("wrong", "ids")}
-        return Failure(
-            **facts,
-            description=ModelDescription(**described | tuples),
-            batch=batch,
-            state=state,
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return from_dict(Failure, facts | {"batch": batch, "state": state}, str(path))
+    except _NO_DUMP as error:
         raise UserError(
-            f"{path} is no dump of a training step ({error}). Expected the nonfinite-step-N.npz of "
+            f"{printable(path)} is no dump of a training step ({error}). Expected the "
+            "nonfinite-step-N.npz of "
             "a run that stopped."
         ) from error

@@ -102,6 +102,9 @@ def fit(
                     raise Terminated(f"ended by SIGTERM; epoch {record['epoch']:.0f} is saved")
         except NonFiniteError as error:
             raise diverged(run, error) from error
+        if termination.is_due(at_once=True):
+            checkpoints.wait()
+            raise Terminated(f"ended by SIGTERM; epoch {len(run.history)} is saved")
         chosen = checkpoints.best(run.state)
     assert chosen is not None
     return _network(run.model, chosen), run.history

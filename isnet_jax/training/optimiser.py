@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal, get_args
 
 import optax
@@ -43,14 +44,17 @@ class OptimiserConfig:
             ("final_fraction", 0, 1),
             ("warmup_fraction", 0, 0.999),
             ("momentum", 0, 0.9999),
-            ("weight_decay", 0, float("inf")),
-            ("clip_norm", 0, float("inf")),
+            ("weight_decay", 0, math.inf),
+            ("clip_norm", 0, math.inf),
         ):
             value = getattr(self, field)
-            if not low <= value <= high:
-                raise UserError(f"optimiser: {field} is {value}; expected {low} to {high}.")
-        if not self.learning_rate > 0:
-            raise UserError(f"optimiser: learning_rate is {self.learning_rate}; expected above 0.")
+            if not (low <= value <= high and value < math.inf):
+                limits = f"{low} to {high}" if high < math.inf else f"{low} or more, finite"
+                raise UserError(f"optimiser: {field} is {value}; expected {limits}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise UserError(
+                f"optimiser: learning_rate is {self.learning_rate}; expected above 0, finite."
+            )
 
     def make(self, steps: int) -> optax.GradientTransformation:
         """The transformation for a training of this many steps."""

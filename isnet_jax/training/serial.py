@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import reprlib
 import types
 import typing
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from isnet_jax import lrp
-from isnet_jax.errors import UserError, suggest
+from isnet_jax.errors import UserError, printable, suggest
+from isnet_jax.files import write_atomically
 
 T = TypeVar("T")
 
 _RULE = "rule"  # The key that names the class of an LRP rule.
+_CHECKSUM = "checksum"
 
 
 def to_dict(value: Any) -> Any:
@@ -39,7 +45,63 @@ def from_dict(kind: type[T], values: Any, where: str, *, default: T | None = Non
     Raises:
       UserError: an unknown key, a value of a wrong type or out of its range.
     """
-    return _dataclass(kind, values, f"{where}: ", "", default)
+    return _dataclass(kind, values, f"{printable(where)}: ", "", default)
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write JSON that `read_record` and `read_json` read, with a checksum of itself."""
+    plain = json.loads(json.dumps(dict(record)))
+    write_atomically(path, json.dumps(plain | {_CHECKSUM: _crc(plain)}, indent=2) + "\n")
+
+
+def read_record(kind: type[T], path: Path, remedy: str) -> T:
+    """A record that this package wrote as JSON, as the dataclass that says what it holds.
+
+    Args:
+      remedy: what to do about a record that is no good, in sentences.
+
+    Raises:
+      UserError: no such file, no JSON, a field that is missing, unknown, of a wrong type or out of
+        its range, or a checksum that differs; files of earlier versions have none.
+    """
+    found = read_json(path, remedy)
+    plain = found
+    if isinstance(found, dict):
+        plain = {name: value for name, value in found.items() if name != _CHECKSUM}
+    record = record_of(kind, plain, path, remedy)
+    require_intact(found, path, remedy)
+    return record
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """What a file of JSON holds, its checksum included; arguments as of `read_record`.
+
+    Raises:
+      UserError: no such file, or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{printable(path)} cannot be read ({error}). {remedy}") from error
+
+
+def require_intact(found: dict[str, Any], path: Path, remedy: str) -> None:
+    """Raises a `UserError` where what `read_json` gave has a checksum that differs."""
+    plain = {name: value for name, value in found.items() if name != _CHECKSUM}
+    if found.get(_CHECKSUM, _crc(plain)) != _crc(plain):
+        raise UserError(f"{printable(path)} was changed: its checksum differs. {remedy}")
+
+
+def _crc(record: Any) -> int:
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+
+
+def record_of(kind: type[T], values: Any, path: Path, remedy: str) -> T:
+    """What `read_json` gave, as `read_record` gives it."""
+    try:
+        return from_dict(kind, values, str(path))
+    except UserError as error:
+        raise UserError(f"{error} {remedy}") from None
 
 
 class _MismatchError(Exception):
@@ -52,19 +114,23 @@ class _MismatchError(Exception):
 
 def _dataclass(kind: Any, values: Any, where: str, path: str, default: Any = None) -> Any:
     if not isinstance(values, dict):
-        raise UserError(f"{where}{path or 'the file'} is {values!r}; expected options by name.")
+        raise UserError(
+            f"{where}{path or 'the file'} is {_shown(values)}; expected options by name."
+        )
     types_of = typing.get_type_hints(kind, include_extras=False)
     names = [field.name for field in dataclasses.fields(kind) if field.init]
     made = {}
     for name, value in values.items():
-        place = f"{path}.{name}" if path else str(name)
         if name not in names:
             inside = f" in {path}" if path else ""
-            raise UserError(where + suggest(str(name), names, what=f"option{inside}"))
+            raise UserError(where + suggest(_text(name), names, what=f"option{inside}"))
+        place = f"{path}.{name}" if path else name
         try:
             made[name] = _value(types_of[name], value, where, place, getattr(default, name, None))
         except _MismatchError as error:
-            raise UserError(f"{where}{place} is {value!r}; expected {error.expected}.") from None
+            raise UserError(
+                f"{where}{place} is {_shown(value)}; expected {error.expected}."
+            ) from None
     try:
         return kind(**made) if default is None else dataclasses.replace(default, **made)
     except UserError as error:
@@ -93,26 +159,26 @@ def _value(kind: Any, value: Any, where: str, path: str, default: Any = None) ->
         return value
     if origin is tuple:
         return _tuple(parts, value, where, path)
+    if origin in (dict, Mapping):
+        return _mapping(parts[1], value, where, path)
     if isinstance(kind, type) and issubclass(kind, lrp.Rule):
         return _rule(value, where, path)
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, where, path, default)
     if kind is Path and isinstance(value, str):
         return Path(value)
-    if kind is float and type(value) is int:
-        return float(value)
-    if kind is float and isinstance(value, str):
+    if kind is float and type(value) in (int, str):
         return _number(value)
     if type(value) is not kind:
         raise _MismatchError(_WORDS.get(kind, str(kind)))
     return value
 
 
-def _number(text: str) -> float:
+def _number(value: int | str) -> float:
     """YAML 1.1 takes 1e-2 for a text: its numbers have a point."""
     try:
-        return float(text)
-    except ValueError:
+        return float(value)
+    except (ValueError, OverflowError):
         raise _MismatchError(_WORDS[float]) from None
 
 
@@ -149,6 +215,12 @@ def _tuple(parts: tuple[Any, ...], value: Any, where: str, path: str) -> tuple[A
     )
 
 
+def _mapping(kind: Any, value: Any, where: str, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise _MismatchError("values by name")
+    return {name: _value(kind, item, where, f"{path}.{name}") for name, item in value.items()}
+
+
 def _rule(value: Any, where: str, path: str) -> lrp.Rule:
     if not isinstance(value, dict) or _RULE not in value:
         raise _MismatchError("an LRP rule: its class by the key rule, and its values")
@@ -157,10 +229,26 @@ def _rule(value: Any, where: str, path: str) -> lrp.Rule:
         for name, kind in vars(lrp).items()
         if isinstance(kind, type) and issubclass(kind, lrp.Rule) and dataclasses.is_dataclass(kind)
     }
-    name = str(value[_RULE])
+    name = _text(value[_RULE])
     if name not in rules:
         raise UserError(f"{where}{path}: {suggest(name, rules, what='rule')}")
     return _dataclass(rules[name], {k: v for k, v in value.items() if k != _RULE}, where, path)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 80, 80
+
+
+def _shown(value: Any) -> str:
+    """As Python writes it, but short: aliases make a few lines of YAML as large as memory."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # A whole number of more digits than Python prints.
+        return "a very long number"
+
+
+def _text(name: Any) -> str:
+    return name[:80] if isinstance(name, str) else _shown(name)
 
 
 _WORDS = {

@@ -1,45 +1,77 @@
-"""SIGTERM: the current step is finished and saved, then the program ends."""
+"""Signals: SIGTERM ends a training after a step that is saved; Ctrl-C cuts no write short."""
 
 from __future__ import annotations
 
-import itertools
+import collections
+import contextlib
+import functools
 import signal
 import threading
+from collections.abc import Iterator
 from types import TracebackType
+from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-_asked = itertools.count(1)
+# Of several processes: so many questions lie between a signal and the answer to it.
+_LAG = 2
+
+_noted = False
+
+
+def listen() -> Any:
+    """Note SIGTERM from now on; a second one ends the program at once.
+
+    Returns:
+      The handler before; None outside of the main thread, which alone receives signals.
+    """
+    global _noted
+    _noted = False
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, _note)
+
+
+def _note(number: int, frame: object) -> None:
+    global _noted
+    _noted = True
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Termination:
     """Notices SIGTERM within a `with` block; a second one ends the program at once.
 
-    Only the main thread receives signals: elsewhere SIGTERM keeps its meaning. Of several
-    processes (`jax.distributed`) JAX takes all of them from the start, outside of the block too,
-    and tells every process if one has come to any of them.
+    Only the main thread receives signals: elsewhere SIGTERM keeps its meaning. Processes that
+    train together (`DistributedConfig.connect`) note it from their start to their end, and a
+    signal to any of them is one to all.
     """
 
     def __init__(self):
-        self._noted = False
-        self._before = None
+        self._before: Any = None
+        self._answers: collections.deque[jax.Array] = collections.deque()
 
-    def is_due(self) -> bool:
+    def is_due(self, *, at_once: bool = False) -> bool:
         """Whether to save and to end now.
 
-        Of several processes all must ask at the same places; all get the same answer.
+        Of several processes all must ask at the same places, and all get the same answer: whether
+        any of them had noted a signal a few questions ago, so that the device never waits.
+
+        Args:
+          at_once: the answer is about now; the device may wait.
         """
         if jax.process_count() == 1:
-            return self._noted
-        if not jax.config.jax_enable_preemption_service:  # pyright: ignore[reportAttributeAccessIssue]
-            return False
-        # By number, so never one number twice, nor a smaller one: another training starts at 1.
-        return multihost_utils.reached_preemption_sync_point(next(_asked))
+            return _noted
+        self._answers.append(_any(_noted))
+        if at_once:
+            return any(map(bool, self._answers))
+        return len(self._answers) > _LAG and bool(self._answers.popleft())
 
     def __enter__(self) -> Termination:
-        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
-            self._before = signal.signal(signal.SIGTERM, self._note)
+        if jax.process_count() == 1:
+            self._before = listen()
         return self
 
     def __exit__(
@@ -50,7 +82,43 @@ class Termination:
     ) -> None:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
+            if _noted and error is None:  # Since the last question.
+                signal.raise_signal(signal.SIGTERM)
 
-    def _note(self, number: int, frame: object) -> None:
-        self._noted = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+def _any(noted: bool) -> jax.Array:
+    """Whether any process has noted a signal; nothing waits for it yet."""
+    own, largest = _ballot()
+    return largest(jax.make_array_from_process_local_data(own, np.array([noted], np.int32)))
+
+
+@functools.cache
+def _ballot() -> tuple[NamedSharding, Any]:
+    """A place for a number of each process, and the function that gives all the largest."""
+    devices = {device.process_index: device for device in jax.devices()}
+    mesh = Mesh(np.array([devices[index] for index in sorted(devices)]), ("process",))
+    own, everywhere = (NamedSharding(mesh, PartitionSpec(*axis)) for axis in (["process"], []))
+    return own, jax.jit(jnp.max, out_shardings=everywhere)
+
+
+@contextlib.contextmanager
+def interrupted_afterwards() -> Iterator[None]:
+    """Ctrl-C within the block counts from its end on; a second one counts at once."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield
+        return
+    noted = False
+
+    def note(number: int, frame: object) -> None:
+        nonlocal noted
+        noted = True
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if noted:
+            signal.raise_signal(signal.SIGINT)

@@ -19,6 +19,7 @@ from isnet_jax.training.description import ModelDescription
 from isnet_jax.training.distributed import agreed
 from isnet_jax.training.mesh import StepCost
 from isnet_jax.training.metrics import EpochMetrics, NonFiniteError, Record, nonfinite
+from isnet_jax.training.progress import check_progress
 from isnet_jax.training.provenance import provenance
 from isnet_jax.training.serial import to_dict
 from isnet_jax.training.speed import EpochClock
@@ -30,6 +31,7 @@ from isnet_jax.training.step import (
 from isnet_jax.training.validation import Validation
 
 STATE = "state"
+_EXCHANGED = "validation_exchanged_accuracy"
 ADVICE = (
     "Lower the learning rate or the heatmap weight, or clip the gradient more tightly "
     "(optimiser.clip_norm)."
@@ -81,8 +83,14 @@ class Trainer:
     def restore(self) -> None:
         self.batches = self.training.batches(self.train)
         self.state = init_state(self.model, self._optimiser, jax.random.key(self.training.seed))
+        start = self.batches.get_state()
+        needed = ("step", "seconds", "train_loss", "validation_loss", "validation_accuracy")
+        if self.training.select_by == "interventions":
+            needed += (_EXCHANGED,)
         progress = {"history": [], "epoch": None}
-        resumed = self.checkpoints.resume(self.state)
+        resumed = self.checkpoints.resume(
+            self.state, lambda found: check_progress(found, start, needed)
+        )
         if resumed is not None:
             self.state, progress = resumed
             self.batches.set_state(progress["batches"])
@@ -107,7 +115,7 @@ class Trainer:
     def _score(self, record: Record) -> float:
         """Of an epoch; the lower the better."""
         if self.training.select_by == "interventions":
-            return 1 - record["validation_exchanged_accuracy"]
+            return 1 - record[_EXCHANGED]
         return record["validation_loss"]
 
     def remaining_steps(self) -> range:

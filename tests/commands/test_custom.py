@@ -137,6 +137,20 @@ def test_no_prepared_data(tmp_path: Path, capsys):
     )
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_data_that_lack_a_split_are_refused_before_training(
+    prepared: Path, tmp_path: Path, split: str, capsys
+):
+    data = Path(shutil.copytree(prepared, tmp_path / "data"))
+    info = json.loads((data / "dataset_info.json").read_text())
+    info["splits"] = [each for each in info["splits"] if each["name"] != split]
+    (data / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(SystemExit, match="2"):
+        run("train", "own-data", data, "--out", tmp_path / "run", *SMALL)
+    assert f"expected {split} too" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

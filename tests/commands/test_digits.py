@@ -85,6 +85,13 @@ def test_a_batch_that_does_not_divide_stops_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_profile_of_steps_that_are_not_made(tmp_path: Path, data_dir: Path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(command(tmp_path / "out", data_dir, "--profile-steps", "9", "10"))
+    assert "profile_steps is (9, 10), but the training has 8 steps" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_cost_of_a_step_is_told(finished: Path, data_dir: Path, tmp_path: Path, capsys):
     main(command(tmp_path / "out", data_dir, "--parallel", "pmap"))
     told = capsys.readouterr().out
@@ -253,7 +260,7 @@ def test_a_folder_of_something_else(job: digits.BiasedDigitsJob):
     refused(job, "not empty and holds no run.json")
     assert list(job.out.iterdir()) == [refused_file]
     (job.out / "run.json").write_text("{}")
-    refused(job, "holds no run: .*unreadable")
+    refused(job, r"run\.json: the file lacks settings")
     job = dataclasses.replace(job, out=refused_file)
     refused(job, "is a file")
     assert refused_file.read_text() == "years of work"

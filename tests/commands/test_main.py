@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from isnet_jax import ISNetConfig, lrp
-from isnet_jax.commands import digits
-from isnet_jax.commands.main import main
+from isnet_jax.commands import custom, digits
+from isnet_jax.commands.main import exit_codes, main
 from isnet_jax.training import MeshConfig
 
 TRAIN = ("train", "biased-digits")
 OWN = ("train", "own-data")
+INSPECT = ("inspect", "--model", "small")
 PREPARE = [("prepare", kind) for kind in ("folder", "csv", "coco", "voc")]
 
 
@@ -135,6 +136,18 @@ def test_a_rule_for_the_first_layer_survives_as_a_default():
         ((*TRAIN, "--data.mark.kind", "colr"), "invalid choice 'colr'"),
         ((*TRAIN, "--data.mark.strength", "2"), "strength is 2.0"),
         ((*TRAIN, "--data.canvas", "20"), "canvas is 20"),
+        ((*TRAIN, "--optimiser.learning-rate", "inf"), "learning_rate is inf; expected"),
+        ((*TRAIN, "--isnet.background-scale", "inf"), "background_scale is inf; expected"),
+        ((*TRAIN, "--isnet.foreground-range", "1", "inf"), "both finite"),
+        ((*TRAIN, "--processes.coordinator", "127.0.0.1:0"), "a port of 1 to 65,535"),
+        ((*TRAIN, "--processes.coordinator", "here:99999"), "a port of 1 to 65,535"),
+        ((*INSPECT, "--image-size", "0"), "--image-size is 0; expected 1 to 8,192"),
+        ((*INSPECT, "--image-size", "-5"), "--image-size is -5; expected 1 to 8,192"),
+        ((*INSPECT, "--image-size", "1"), "images are 1x1; expected at least"),
+        ((*INSPECT, "--in-channels", "0"), "--in-channels is 0; expected 1 to 64"),
+        ((*INSPECT, "--classes", "0"), "--classes is 0; expected 1 to 100,000"),
+        ((*INSPECT, "--classes", "-1"), "--classes is -1; expected 1 to 100,000"),
+        ((*INSPECT, "--classes", "99999999999"), "expected 1 to 100,000"),
         (("explain",), "Missing from isnet-jax explain"),
         (("evaluate", "/absent"), "/absent holds no run"),
     ],
@@ -146,6 +159,31 @@ def test_bad_input_is_exit_code_2_and_one_screen(capsys, arguments, message: str
 def test_an_error_names_what_looks_like_markup_and_keeps_long_paths_whole(capsys):
     path = "/absent/[bold]/" + "x" * 150
     assert path in failed(capsys, "evaluate", path)
+
+
+def test_names_cannot_act_on_the_terminal_or_look_like_lines_of_ours(capsys):
+    told = failed(capsys, "evaluate", "/absent/\x1b[31m\nerror: spoofed")
+    assert "/absent/\\x1b[31m\\nerror: spoofed holds no run" in told
+
+
+def test_data_named_beside_a_config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    (tmp_path / "part.yaml").write_text("epochs: 3")
+    monkeypatch.setattr(custom, "run", digits.run)
+    with pytest.raises(Started) as started:
+        main([*OWN, "DATA", "--config", str(tmp_path / "part.yaml")])
+    assert (started.value.job.data, started.value.job.epochs) == (Path("DATA"), 3)
+    assert "Missing from isnet-jax train own-data: PATH" in failed(capsys, *OWN, "--config", str(tmp_path / "part.yaml"))
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")]
+)
+def test_too_little_memory_is_said(error: Exception, capsys):
+    with pytest.raises(SystemExit, match="2"), exit_codes():
+        raise error
+    assert "the memory does not suffice" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="other"), exit_codes():
+        raise RuntimeError("other")
 
 
 def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys):

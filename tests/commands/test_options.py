@@ -2,6 +2,9 @@
 
 import dataclasses
 import re
+import time
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from tiny_training import ISNET, PLAIN
 
 from isnet_jax import ISNetConfig, UserError, lrp
+from isnet_jax.commands import hard
 from isnet_jax.commands.config_file import from_yaml, to_yaml
 from isnet_jax.commands.custom import OwnDataJob
 from isnet_jax.commands.digits import CONFIGS, BiasedDigitsJob
@@ -104,6 +108,50 @@ def test_what_has_no_default_is_missed(tmp_path: Path):
 def test_a_file_that_is_not_there(tmp_path: Path):
     with pytest.raises(UserError, match=r"absent\.yaml cannot be read"):
         from_yaml(OwnDataJob, tmp_path / "absent.yaml")
+
+
+def numbers(kind: type, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Where a dataclass of options takes a number."""
+    for name, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            yield from numbers(hint, (*path, name))
+        elif hint is float:
+            yield (*path, name)
+
+
+JOBS = (BiasedDigitsJob, *hard.JOBS.values())
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+@pytest.mark.parametrize("kind", JOBS)
+def test_no_number_is_infinite(kind: type, value: str, tmp_path: Path):
+    paths = [*numbers(kind)]
+    assert ("optimiser", "learning_rate") in paths
+    assert ("isnet", "exchange", "consistency") in paths
+    for path in paths:
+        text = "".join(f"{{{name}: " for name in path) + value + "}" * len(path)
+        (tmp_path / "x.yaml").write_text(text)
+        with pytest.raises(UserError, match=rf"{path[-1]}.*(inf|nan)"):
+            from_yaml(kind, tmp_path / "x.yaml")
+
+
+def test_an_infinite_range_is_refused():
+    for high in (float("inf"), float("nan")):
+        with pytest.raises(UserError, match="expected 0 < C1 < C2, both finite"):
+            ISNetConfig(foreground_range=(1.0, high))
+
+
+def test_aliases_that_are_as_large_as_memory(tmp_path: Path):
+    """Each holds the one before ten times."""
+    deep = "x"
+    for number in range(30):
+        deep = f"&a{number} [{deep}{f', *a{number - 1}' * 9 if number else ''}]"
+    (tmp_path / "x.yaml").write_text(f"model: {deep}")
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"model is .* expected a text") as raised:
+        from_yaml(BiasedDigitsJob, tmp_path / "x.yaml")
+    assert len(str(raised.value)) < 3000
+    assert time.monotonic() - started < 5
 
 
 NAMES = [field.name for field in dataclasses.fields(TrainConfig)]

@@ -5,10 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import junk
 import pytest
+from rich.console import Console
 
-from isnet_jax.commands import run_folder
+from isnet_jax.commands import evaluate, run_folder
+from isnet_jax.commands.evaluate import Evaluate
+from isnet_jax.data import BiasedDigitsConfig
+from isnet_jax.data.hard import Decoy
 from isnet_jax.errors import UserError
+from isnet_jax.training.serial import to_dict
 
 SETTINGS = {"seed": 1}
 
@@ -43,15 +49,55 @@ def test_temporaries_are_removed_when_the_run_starts(tmp_path: Path):
         assert all(path.exists() for path in kept)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", "null", '"settings"', '{"settings": []}'])
-def test_an_incomplete_record_of_the_run(tmp_path: Path, content: str):
-    (tmp_path / "run.json").write_text(content)
-    with pytest.raises(UserError, match=r"holds no run: .*run\.json is missing or unreadable"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "cannot be read"),
+        ("{}", "the file lacks settings"),
+        ("[]", r"the file is \[\]; expected"),
+        ("null", "the file is None; expected"),
+        ('"settings"', "the file is 'settings'; expected"),
+        ('{"settings": []}', r"settings is \[\]; expected values by name"),
+    ],
+)
+def test_an_incomplete_record_of_the_run(tmp_path: Path, content: str, message: str):
+    with pytest.raises(UserError, match=r"holds no run: run\.json is missing"):
         run_folder.read(tmp_path)
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=rf"run\.json.*{message}.*train again, into another"):
+        run_folder.read(tmp_path)
+
+
+OWN = {"data": "absent", "content": "abc", "plain_epochs": 1}
+HARD = {"kind": "decoy", "plain_epochs": 1, "data": to_dict(Decoy(limit=100))}
+DIGITS = {"data": to_dict(BiasedDigitsConfig(limit=100))}
+
+
+@pytest.mark.parametrize("settings", [OWN, HARD, DIGITS], ids=["own", "hard", "digits"])
+def test_every_wrong_setting_is_an_error_of_the_user(tmp_path: Path, settings: dict):
+    """The networks are not there: whole settings are refused for that."""
+    options = Evaluate(tmp_path, tmp_path / "absent")
+    for words, record in [
+        ("whole", {"settings": settings}),
+        *junk.variants({"settings": settings}),
+    ]:
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        told = junk.refusal(lambda: evaluate.run(options, Console(quiet=True)))
+        assert told is not None, words
+        assert words != "whole" or "holds no " in told
+
+
+def test_a_lock_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / ".lock").mkdir()
+    with (
+        pytest.raises(UserError, match=r"cannot write to .*Choose another --out"),
+        run_folder.lock(tmp_path),
+    ):
+        pass
 
 
 def test_settings_are_compared(tmp_path: Path):
     run_folder.claim(tmp_path, SETTINGS, SETTINGS)
-    assert json.loads((tmp_path / "run.json").read_text()) == {"settings": SETTINGS}
+    assert json.loads((tmp_path / "run.json").read_text())["settings"] == SETTINGS
     with pytest.raises(UserError, match="seed: 1 there, 2 now"):
         run_folder.check(tmp_path, {"seed": 2})

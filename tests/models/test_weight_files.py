@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import sys
@@ -118,6 +119,13 @@ def test_damaged_and_unfitting_files_leave_the_model_unchanged(tmp_path: Path):
         models.save_weights(model, tmp_path / "w.pth")
 
 
+def test_shapes_beyond_arrays(tmp_path: Path):
+    entry = {"dtype": "F32", "shape": [0, 2**62], "data_offsets": [0, 0]}
+    header = json.dumps({"fc.bi\nas": entry}).encode()
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    refused(network(), tmp_path / "w.safetensors", r"fc\.bi\\nas has the shape \[0, 46")
+
+
 @pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.bin", "w.ckpt", "w.safetensors"])
 def test_a_pickle_is_not_opened_without_torch(tmp_path: Path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -170,6 +178,31 @@ class Tensor:
 
     def numpy(self):
         return self.array
+
+
+class Unreadable(Tensor):
+    """As sparse and quantised tensors, and those of the meta device."""
+
+    def numpy(self):
+        raise TypeError("can't convert Sparse layout tensor to numpy\nmore")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("fc.bias", Unreadable, r"the tensor fc\.bias has no plain values \(can't convert Sparse"),
+        (5, Tensor, "the state dict has the name 5"),
+    ],
+)
+def test_tensors_that_are_no_arrays(tmp_path: Path, monkeypatch, name, kind, message: str):
+    model = network()
+    tensors = {n: Tensor(a) for n, a in state_dict(model).items()} | {name: kind(np.zeros(4))}
+    torch = types.SimpleNamespace(load=lambda path, **_: tensors)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    (tmp_path / "w.pth").touch()
+    refused(model, tmp_path / "w.pth", message)
+    with pytest.raises(UserError, match=message):
+        models.load_torch(model, tensors)
 
 
 # Names that are not torchvision's.

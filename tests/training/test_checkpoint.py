@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -143,6 +144,7 @@ def test_another_architecture_is_refused_and_nothing_is_overwritten(copy: Path):
 
 def test_weights_of_another_architecture_are_refused(copy: Path):
     fields = json.loads((copy / "model.json").read_text())
+    del fields["checksum"]
     (copy / "model.json").write_text(json.dumps(fields | {"architecture": "compact"}))
     with pytest.raises(UserError, match=r"another architecture.*\n.*found nothing, expected"):
         load_network(copy)
@@ -218,6 +220,24 @@ def test_an_incomplete_record_of_progress(copy: Path, record: str):
     (newest(copy / "last") / "progress" / "metadata").write_text(record)
     _, _, told = run(copy)
     assert "record of progress is incomplete" in next(t for kind, t in told if kind == "notice")
+    assert ("start", 3) in told
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"history": [{}]}, "epoch 1 lacks step"),
+        ({"history": None}, "history is None"),
+        ({"batches": {}}, "batches is not of the form"),
+        ({"epoch": []}, "epoch is \\[\\]"),
+    ],
+)
+def test_a_wrong_record_of_an_earlier_version(copy: Path, change: dict, words: str):
+    """Which had no checksums."""
+    place = newest(copy / "last") / "progress" / "metadata"
+    place.write_text(json.dumps(json.loads(place.read_text())["record"] | change))
+    _, _, told = run(copy)
+    assert re.search(f"last/6.*{words}.*step 3 instead", dict(told)["notice"])
     assert ("start", 3) in told
 
 

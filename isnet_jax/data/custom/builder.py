@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, printable
 
 MANIFEST: Final = "preparation.json"
 # Older readers must not misread data of a newer layout.
@@ -143,8 +143,9 @@ def open_prepared(folder: str | Path) -> tfds.core.DatasetBuilder:
     if not (place / MANIFEST).is_file():
         found = "has no " + MANIFEST if place.is_dir() else "is no folder"
         raise UserError(
-            f"{place} {found}: it holds no prepared data. Prepare some with `isnet-jax prepare "
-            "folder SOURCE --out " + f"{place}`, or csv, coco or voc instead of folder."
+            f"{printable(place)} {found}: it holds no prepared data. Prepare some with `isnet-jax "
+            "prepare "
+            "folder SOURCE --out " + f"{printable(place)}`, or csv, coco or voc instead of folder."
         )
     try:
         _require_known_features(place / "features.json")
@@ -156,12 +157,14 @@ def open_prepared(folder: str | Path) -> tfds.core.DatasetBuilder:
     except Exception as error:
         # TFDS reads several JSON files and raises what each of their parsers raises.
         raise UserError(
-            f"the prepared data in {place} cannot be read ({error}). Delete the folder and prepare "
+            f"the prepared data in {printable(place)} cannot be read ({error}). Delete the folder "
+            "and prepare "
             "them again."
         ) from error
     if missing:
         raise UserError(
-            f"missing from the prepared data in {place}: {', '.join(missing)}. Delete the folder "
+            f"missing from the prepared data in {printable(place)}: {', '.join(missing)}. Delete "
+            "the folder "
             "and prepare them again."
         )
     return builder

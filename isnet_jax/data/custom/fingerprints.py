@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from isnet_jax.data.custom.readers import Listing, Rejected
-from isnet_jax.data.custom.readers.samples import printable, read_regular, relative
+from isnet_jax.data.custom.readers.samples import read_regular, relative
+from isnet_jax.errors import printable
 
 # Size, time of change in ns, SHA-256; empty for what is missing or no regular file.
 Fingerprint = list[Any]

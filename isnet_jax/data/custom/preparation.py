@@ -28,9 +28,8 @@ from isnet_jax.data.custom.check import (
 )
 from isnet_jax.data.custom.fingerprints import differences, fingerprints
 from isnet_jax.data.custom.readers import Contents, Listing, Rejected, Source
-from isnet_jax.data.custom.readers.samples import printable
 from isnet_jax.data.digits.sources import quiet_tfds
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, printable
 from isnet_jax.files import write_atomically
 
 SHOWN: Final = 8

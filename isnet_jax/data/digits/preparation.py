@@ -28,6 +28,4 @@ def prepare(
             of a prepared data set are missing.
     """
     options = BiasedDigitsBuilderConfig(name=config.name(), options=config)
-    return prepared(
-        lambda: BiasedDigits(data_dir=Path(data_dir).expanduser(), config=options), progress
-    )
+    return prepared(lambda place: BiasedDigits(data_dir=place, config=options), data_dir, progress)

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int32, UInt8
 
-from isnet_jax.errors import UserError, suggest
+from isnet_jax.errors import UserError, printable, suggest
 
 Source = Literal["mnist-mini", "mnist", "idx"]
 
@@ -142,7 +142,8 @@ def _idx_files(source: Source, folder: str | Path | None) -> list[Path]:
     missing = ", ".join(name for name, path in found.items() if path is None)
     state = "" if place.is_dir() else ", which is not a folder"
     raise UserError(
-        f"missing in {place}{state}: {missing}. Expected the four files {', '.join(IDX_NAMES)}, "
+        f"missing in {printable(place)}{state}: {missing}. Expected the four files "
+        f"{', '.join(IDX_NAMES)}, "
         "plain or with .gz, as MNIST and Fashion-MNIST are published. Put them there or correct "
         "folder."
     )
@@ -169,7 +170,8 @@ def _download_mnist(folder: Path) -> list[Path]:
             return [Path(path) for path in downloaded]
     except (OSError, tfds.download.DownloadError) as error:
         raise UserError(
-            f"MNIST is not in {folder} and cannot be downloaded from {MNIST_URL} ({error}). Use "
+            f"MNIST is not in {printable(folder)} and cannot be downloaded from {MNIST_URL} "
+            f"({error}). Use "
             "the source 'mnist-mini', which needs no network, or download on another machine the "
             f"files {', '.join(f'{name}.gz' for name in IDX_NAMES)} and put them there."
         ) from error
@@ -211,30 +213,33 @@ def _parse_idx(path: Path, magic: int, item_shape: tuple[int, ...]) -> UInt8[np.
             content = gzip.decompress(content)
         except (OSError, EOFError) as error:
             raise UserError(
-                f"{path} is not a whole gzip file ({error}). Download it again."
+                f"{printable(path)} is not a whole gzip file ({error}). Download it again."
             ) from error
     header_length = 4 * (2 + len(item_shape))
     if len(content) < header_length:
         raise UserError(
-            f"{path} has {len(content)} bytes, less than the {header_length} of its header. "
+            f"{printable(path)} has {len(content)} bytes, less than the {header_length} of its "
+            "header. "
             "Download it again."
         )
     found_magic, count, *shape = np.frombuffer(content[:header_length], dtype=">i4").tolist()
     if found_magic != magic:
         raise UserError(
-            f"{path} starts with the number {found_magic}, expected {magic} (unsigned bytes, "
+            f"{printable(path)} starts with the number {found_magic}, expected {magic} (unsigned "
+            "bytes, "
             f"{1 + len(item_shape)} dimensions). Is it the right file under the right name?"
         )
     if tuple(shape) != item_shape:
         raise UserError(
-            f"{path} holds images of {' x '.join(map(str, shape))} pixels, expected "
+            f"{printable(path)} holds images of {' x '.join(map(str, shape))} pixels, expected "
             f"{' x '.join(map(str, item_shape))}. Resize them first."
         )
     body = np.frombuffer(content, dtype=np.uint8, offset=header_length)
     expected = count * int(np.prod(item_shape))
     if body.size != expected:
         raise UserError(
-            f"{path} promises {count:,} items, which is {expected:,} bytes after the header, but "
+            f"{printable(path)} promises {count:,} items, which is {expected:,} bytes after the "
+            "header, but "
             f"has {body.size:,}. Download it again."
         )
     return body.reshape(count, *item_shape)

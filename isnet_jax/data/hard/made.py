@@ -63,7 +63,7 @@ def prepare_made(
     members = {"name": made.kind, "VERSION": tfds.core.Version(made.version)}
     builder = type(made.kind, (_MadeData,), members, skip_registration=True)
     config = _BuilderConfig(name=folder_name(made), made=made)
-    return prepared(lambda: builder(data_dir=Path(data_dir).expanduser(), config=config), progress)
+    return prepared(lambda place: builder(data_dir=place, config=config), data_dir, progress)
 
 
 def folder_name(made: MadeSet) -> str:

@@ -155,3 +155,11 @@ print("tensorflow" in sys.modules)
         [sys.executable, "-W", "error", "-c", script], check=True, capture_output=True, text=True
     )
     assert (result.stdout, result.stderr) == ("False\n", "")
+
+
+def test_a_file_as_the_folder_of_data_sets(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file is no folder; expected the parent.*--data-dir"):
+        prepare(TINY, tmp_path / "file")
+    with pytest.raises(UserError, match=r"cannot be prepared in .*Choose another --data-dir"):
+        prepare(TINY, tmp_path / "file" / "below")

@@ -20,12 +20,11 @@ from isnet_jax.data.custom.readers.samples import (
     Rejected,
     Sample,
     inside,
-    printable,
     read_text,
     relative,
     require_folder,
 )
-from isnet_jax.errors import UserError, suggest
+from isnet_jax.errors import UserError, printable, suggest
 
 _REMEDY = "Correct the entry"
 

@@ -14,11 +14,10 @@ from isnet_jax.data.custom.readers.samples import (
     encodable,
     entries,
     is_folder,
-    printable,
     relative,
     require_folder,
 )
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, printable
 
 _EXPECTED = (
     "images/CLASS/x.png and masks/CLASS/x.png, or the same inside train/, validation/ and test/"

@@ -5,8 +5,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
-from isnet_jax.data.custom.readers.samples import Rejected, printable
-from isnet_jax.errors import UserError
+from isnet_jax.data.custom.readers.samples import Rejected
+from isnet_jax.errors import UserError, printable
 
 # What programs write into tables where a value is missing.
 _MISSING: Final = frozenset({"nan", "<na>", "#n/a", "nat"})

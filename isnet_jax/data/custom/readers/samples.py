@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from jaxtyping import Bool
 
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, printable
 
 MAX_FILE_BYTES: Final = 1 << 30
 _NOISE: Final = frozenset({"thumbs.db", "desktop.ini"})
@@ -300,16 +300,6 @@ def encodable(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def printable(text: object) -> str:
-    """The text with everything escaped that a terminal would act on or cannot show."""
-    return "".join(
-        character
-        if character.isprintable()
-        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for character in str(text)
-    )
 
 
 def unique(values: Iterable[str]) -> tuple[str, ...]:

@@ -15,13 +15,12 @@ from isnet_jax.data.custom.readers.samples import (
     Rejected,
     Sample,
     inside,
-    printable,
     read_text,
     relative,
     require_folder,
     unique,
 )
-from isnet_jax.errors import UserError
+from isnet_jax.errors import UserError, printable
 
 _RESERVED: Final = ("image", "mask", "label", "labels", "split")
 _TRUTH: Final = {"0": False, "0.0": False, "1": True, "1.0": True}

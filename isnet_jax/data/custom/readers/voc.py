@@ -26,12 +26,11 @@ from isnet_jax.data.custom.readers.samples import (
     encodable,
     entries,
     is_folder,
-    printable,
     read_text,
     relative,
     require_folder,
 )
-from isnet_jax.errors import UserError, suggest
+from isnet_jax.errors import UserError, printable, suggest
 
 VOC_CLASSES: Final = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

@@ -1,0 +1,40 @@
+"""`isnet-jax evaluate`: the networks of a run, judged on its test sets again."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from isnet_jax.commands import custom, digits, hard, run_folder
+from isnet_jax.commands.train import Judged
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Judge the networks of a run on its test sets.
+
+    Attributes:
+      run: output folder of `isnet-jax train`.
+      data_dir: where prepared biased digits are kept.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional] = Path("runs/biased-digits")
+    data_dir: Path = Path("datasets")
+
+
+def run(options: Evaluate, console: Console) -> dict[str, Judged]:
+    """Judge and show, whichever job the run is of.
+
+    Raises:
+      UserError: no run there, its data are gone or others by now, or a network is not trained yet.
+    """
+    settings = run_folder.read(options.run)
+    if custom.is_own(settings):
+        return custom.evaluate_run(options.run, console)
+    if hard.is_hard(settings):
+        return hard.evaluate_run(options.run, options.data_dir, console)
+    return digits.evaluate_run(options.run, options.data_dir, console)

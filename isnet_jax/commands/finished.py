@@ -1,0 +1,79 @@
+"""metrics.json of a finished run, read back to be shown again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from isnet_jax.errors import UserError, printable
+from isnet_jax.evaluation.interventions import MEASURED
+from isnet_jax.training.serial import read_json, record_of, require_intact
+
+_JUDGED_AGAIN = "The networks are judged again."
+_CHANGES = "interventions"
+_OF_NO_TEST_SET = {"worst_group", "background_relevance"}
+
+Judged = dict[str, float | dict[str, float] | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """What metrics.json holds; the judged networks by name are beside."""
+
+    seconds: float
+    training_seconds: dict[str, float]
+    date: str
+    machine: str
+    version: str
+    command: str
+    isnet: Judged
+    plain: Judged | None = None
+
+
+def finished_metrics(
+    folder: Path, networks: Sequence[str], console: Console
+) -> dict[str, Any] | None:
+    """The metrics of a run whose files are all there; they are written last.
+
+    None if they are not, or incomplete, which is said: then the networks have to be judged again.
+    """
+    file = folder / "metrics.json"
+    if not file.exists() or not (folder / "report.html").exists():
+        return None
+    try:
+        found = read_json(file, _JUDGED_AGAIN)
+        _check(found, networks, file)
+        require_intact(found, file, _JUDGED_AGAIN)
+    except UserError as error:
+        console.print(str(error), soft_wrap=True, highlight=False, markup=False)
+        return None
+    return found
+
+
+def _check(found: Any, networks: Sequence[str], file: Path) -> None:
+    if isinstance(found, dict):
+        names = {field.name for field in dataclasses.fields(Metrics)}
+        found = {name: value for name, value in found.items() if name in names}
+    metrics = record_of(Metrics, found, file, _JUDGED_AGAIN)
+    judged = {"isnet": metrics.isnet, "plain": metrics.plain or {}}
+    judged = {name: values for name, values in judged.items() if values or name in networks}
+    columns = {column for values in judged.values() for column in values} - {_CHANGES}
+    columns.add("background_relevance")
+    for name, values in judged.items():
+        wrong = [column for column in columns if isinstance(values.get(column, {}), dict)]
+        changes = values.get(_CHANGES)
+        if isinstance(changes, dict):
+            wrong += [f"{_CHANGES}.{key}" for key in MEASURED if key not in changes]
+        elif changes is not None:
+            wrong.append(_CHANGES)
+        if not columns - _OF_NO_TEST_SET:
+            wrong.append("accuracy")
+        if name not in metrics.training_seconds:
+            wrong.append("training_seconds")
+        if wrong:
+            lacking = ", ".join(sorted(wrong))
+            raise UserError(f"{printable(file)}: {name} has no whole {lacking}. {_JUDGED_AGAIN}")
