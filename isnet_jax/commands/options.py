@@ -18,6 +18,7 @@ from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.training import (
     CheckpointConfig,
     DistributedConfig,
+    FineTuneConfig,
     MeshConfig,
     ModelDescription,
     OptimiserConfig,
@@ -42,6 +43,10 @@ class NetworkOptions:
       batch_size: images in each training step.
       augmentation: random transformations of image and mask together.
       seed: decides weights, order of the images and random choices; the data have their own.
+      normalisation: of images inside the network, by the mean and deviation that the weights were
+        trained with: imagenet's, half (0.5 and 0.5), or none. "auto" is imagenet with --weights,
+        and none without.
+      fine_tune: weights to start from, and what moves how far.
     """
 
     model: str = "compact"
@@ -53,6 +58,10 @@ class NetworkOptions:
     batch_size: int = 64
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
+    normalisation: Literal["auto", "imagenet", "half", "none"] = "auto"
+    fine_tune: Annotated[FineTuneConfig, tyro.conf.arg(name="")] = field(
+        default_factory=FineTuneConfig
+    )
 
     def __post_init__(self):
         models.check_options(self.model, self.model_options)
@@ -60,8 +69,14 @@ class NetworkOptions:
     @property
     def model_options(self) -> dict[str, Any]:
         """The options of `models.create` that differ from its defaults."""
-        options = {"dtype": self.dtype, "remat": self.remat}
-        return {name: value for name, value in options.items() if value not in ("float32", False)}
+        automatic = "none" if self.fine_tune.weights is None else "imagenet"
+        options = {
+            "dtype": self.dtype,
+            "remat": self.remat,
+            "normalisation": automatic if self.normalisation == "auto" else self.normalisation,
+        }
+        defaults = ("float32", False, "none")
+        return {name: value for name, value in options.items() if value not in defaults}
 
     def description(self, train: Split) -> ModelDescription:
         """Of the networks for such data."""
@@ -82,6 +97,7 @@ class NetworkOptions:
             batch_size=self.batch_size,
             augmentation=self.augmentation,
             seed=self.seed,
+            fine_tune=self.fine_tune,
             epochs=self.epochs if epochs is None else epochs,
             **options,
         )

@@ -21,7 +21,7 @@ from isnet_jax.models.layers import (
     global_average,
     max_pool,
 )
-from isnet_jax.models.network import Network, rematerialised, require_side
+from isnet_jax.models.network import Network, Stages, rematerialised, require_side
 
 
 class Features(NamedTuple):
@@ -192,6 +192,17 @@ class DenseNet(Network):
     @property
     def head(self) -> Linear:
         return self.classifier
+
+    @property
+    def stages(self) -> Stages:
+        """The stem, and each block with what follows it."""
+        blocks = self.features.blocks
+        after = [*(f"transition{n}" for n in range(1, blocks)), "norm5"]
+        parts = [
+            ("conv0", "norm0"),
+            *((f"denseblock{n}", after[n - 1]) for n in range(1, blocks + 1)),
+        ]
+        return tuple(tuple(f"features.{name}" for name in part) for part in parts)
 
     def embed(self, x: Images) -> Float[Array, "batch features"]:
         require_side(self, x, self.features.least_side)

@@ -17,6 +17,8 @@ from isnet_jax.errors import UserError, suggest
 from isnet_jax.models.layers import Images, Linear
 
 Normalisation = str | tuple[Sequence[float], Sequence[float]]
+Stages = tuple[tuple[str, ...], ...]
+"""Of each stage the dotted paths of its modules and parameters, as in torchvision's names."""
 
 # Mean and standard deviation of each channel, of images in [0, 1].
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -80,6 +82,11 @@ class Network(nnx.Module):
         """The last dense layer."""
         raise NotImplementedError
 
+    @property
+    def stages(self) -> Stages:
+        """The parts before the head, from the input on; all in one unless a subclass says more."""
+        return (("",),)
+
     def embed(self, x: Images) -> Float[Array, "batch features"]:
         """What the head reads."""
         raise NotImplementedError
@@ -95,6 +102,19 @@ class Network(nnx.Module):
             features = self.dropout(features)
         logits = self.head(features)
         return logits.astype(jnp.promote_types(logits.dtype, parameters))
+
+    def stage_of(self, path: str) -> int:
+        """The number of the stage that a module or parameter lies in; the head's is their count.
+
+        Args:
+          path: dotted, such as "layer1.0.conv1.kernel".
+        """
+        (head,) = (path for path, module in nnx.iter_modules(self) if module is self.head)
+        parts = [*self.stages, (".".join(map(str, head)),)]
+        for number in (len(parts) - 1, *range(len(parts) - 1)):
+            if any(not name or f"{path}.".startswith(f"{name}.") for name in parts[number]):
+                return number
+        raise ValueError(f"{type(self).__name__}: {path!r} lies in no stage")
 
     def _check(self, x: Any) -> None:
         name = type(self).__name__

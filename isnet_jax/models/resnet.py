@@ -18,7 +18,7 @@ from isnet_jax.models.layers import (
     global_average,
     max_pool,
 )
-from isnet_jax.models.network import Network, rematerialised
+from isnet_jax.models.network import Network, Stages, rematerialised
 
 
 class _Block(nnx.Module):
@@ -117,6 +117,10 @@ class ResNet(Network):
     @property
     def head(self) -> Linear:
         return self.fc
+
+    @property
+    def stages(self) -> Stages:
+        return (("conv1", "bn1"), *((f"layer{number}",) for number in (1, 2, 3, 4)))
 
     def embed(self, x: Images) -> Float[Array, "batch features"]:
         x = max_pool(nnx.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)

@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from isnet_jax.models.layers import BatchNorm, Conv, Images, Linear, global_average, max_pool
-from isnet_jax.models.network import Network, require_side
+from isnet_jax.models.network import Network, Stages, require_side
 
 
 class Small(Network):
@@ -28,6 +28,10 @@ class Small(Network):
     @property
     def head(self) -> Linear:
         return self.fc
+
+    @property
+    def stages(self) -> Stages:
+        return (("conv1", "bn1"), ("conv2", "bn2"), ("conv3",))
 
     def embed(self, x: Images) -> Float[Array, "batch features"]:
         require_side(self, x, 2)
@@ -68,6 +72,10 @@ class Compact(Network):
     @property
     def head(self) -> Linear:
         return self.fc
+
+    @property
+    def stages(self) -> Stages:
+        return tuple((f"convs.{n}", f"norms.{n}") for n in range(len(self.convs)))
 
     def embed(self, x: Images) -> Float[Array, "batch features"]:
         require_side(self, x, 2 ** (len(self.convs) - 1))

@@ -1,9 +1,9 @@
-"""PyTorch's names and layouts of our networks' arrays: torchvision's, and what differs in timm."""
+"""PyTorch's names and layouts of our networks' arrays: torchvision's, timm's, Hugging Face's."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from flax import nnx
@@ -11,6 +11,7 @@ from flax import nnx
 from isnet_jax.models.densenet import DenseNet
 from isnet_jax.models.layers import BatchNorm, Conv, LayerNorm, Linear
 from isnet_jax.models.network import Network
+from isnet_jax.models.resnet import ResNet
 from isnet_jax.models.vgg import VGG
 from isnet_jax.models.vit import Attention, Encoder, VisionTransformer
 
@@ -24,9 +25,20 @@ _SUFFIXES: dict[type, dict[str, str]] = {
     BatchNorm: {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"},
 }
 _IGNORED = "num_batches_tracked"
+_POOLER = re.compile(r"(vit\.)?pooler\.")
 
-# Patterns and what they become. ResNet's names are the same everywhere.
-_RENAMED: dict[type[nnx.Module], dict[str, str]] = {
+# Patterns and what they become.
+_RENAMED: dict[type[nnx.Module], dict[str, str | Callable[[re.Match[str]], str]]] = {
+    ResNet: {  # Hugging Face; timm's names are torchvision's
+        r"^(resnet\.)?embedder\.embedder\.convolution\.": "conv1.",
+        r"^(resnet\.)?embedder\.embedder\.normalization\.": "bn1.",
+        r"^(?:resnet\.)?encoder\.stages\.(\d+)\.layers\.": lambda m: f"layer{int(m[1]) + 1}.",
+        r"\.shortcut\.convolution\.": ".downsample.0.",
+        r"\.shortcut\.normalization\.": ".downsample.1.",
+        r"\.layer\.(\d)\.convolution\.": lambda m: f".conv{int(m[1]) + 1}.",
+        r"\.layer\.(\d)\.normalization\.": lambda m: f".bn{int(m[1]) + 1}.",
+        r"^classifier\.1\.": "fc.",
+    },
     # The files that torchvision links to are older than its names.
     DenseNet: {r"\.(norm|conv)\.(\d)\.": r".\1\2."},
     VGG: {  # timm
@@ -48,10 +60,24 @@ _RENAMED: dict[type[nnx.Module], dict[str, str]] = {
         r"\.attn\.proj\.": ".self_attention.out_proj.",
         r"\.mlp\.fc1\.": ".mlp.0.",
         r"\.mlp\.fc2\.": ".mlp.3.",
+        r"^(vit\.)?embeddings\.cls_token$": "class_token",  # Hugging Face
+        r"^(vit\.)?embeddings\.position_embeddings$": "encoder.pos_embedding",
+        r"^(vit\.)?embeddings\.patch_embeddings\.projection\.": "conv_proj.",
+        r"^(?:vit\.)?encoder\.layer\.(\d+)\.": r"encoder.layers.encoder_layer_\1.",
+        r"\.layernorm_before\.": ".ln_1.",
+        r"\.layernorm_after\.": ".ln_2.",
+        r"\.attention\.attention\.(query|key|value)\.": r".self_attention.\1.",
+        r"\.attention\.output\.dense\.": ".self_attention.out_proj.",
+        r"\.intermediate\.dense\.": ".mlp.0.",
+        r"(encoder_layer_\d+)\.output\.dense\.": r"\1.mlp.3.",
+        r"^(vit\.)?layernorm\.": "encoder.ln.",
+        r"^classifier\.": "heads.head.",
     },
 }
-# Of DataParallel, of training programs that hold the network as an attribute, of torch.compile.
-_PREFIXES = ("module.", "model.", "_orig_mod.")
+# Of DataParallel, of training programs that hold the network as an attribute, of torch.compile,
+# and of timm's networks within Hugging Face's Transformers.
+_PREFIXES = ("module.", "model.", "_orig_mod.", "timm_model.")
+_IN_PARTS = ("query", "key", "value")
 
 
 def torch_names(model: nnx.Module) -> dict[str, nnx.Variable]:
@@ -86,16 +112,20 @@ def torch_shape(variable: nnx.Variable) -> tuple[int, ...]:
 def torchvision_names(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A state dict under torchvision's present names.
 
-    Understands timm's names, those of older torchvision files, and the prefixes of `DataParallel`,
-    `torch.compile` and training programs, in any order, if all names have them; counters of
-    batches are left out. timm's convolutions in place of VGG's dense layers become dense.
+    Understands the names of timm, of Hugging Face and of older torchvision files, and the prefixes
+    of `DataParallel`, `torch.compile` and training programs, in any order, if all names have them;
+    counters of batches, and the pooler that no classifier reads, are left out. timm's convolutions
+    in place of VGG's dense layers become dense; Hugging Face's projections of queries, keys and
+    values become one.
     """
     arrays = _without_prefixes(arrays)
     renamed = {
         _renamed(model, name): array
         for name, array in arrays.items()
-        if not name.endswith(_IGNORED)
+        if not name.endswith(_IGNORED) and not _POOLER.match(name)
     }
+    if isinstance(model, VisionTransformer):
+        _join_projections(renamed)
     if isinstance(model, VGG):
         for name, array in renamed.items():
             if name.startswith("classifier.") and array.ndim == 4:
@@ -108,6 +138,14 @@ def _without_prefixes(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarr
         if arrays and all(name.startswith(prefix) for name in arrays):
             return _without_prefixes({n.removeprefix(prefix): a for n, a in arrays.items()})
     return arrays
+
+
+def _join_projections(arrays: dict[str, np.ndarray]) -> None:
+    for name in [name for name in arrays if f".{_IN_PARTS[0]}." in name]:
+        parts = [name.replace(f".{_IN_PARTS[0]}.", f".{part}.") for part in _IN_PARTS]
+        if all(part in arrays for part in parts):
+            joined = name.replace(f".{_IN_PARTS[0]}.", ".in_proj_")
+            arrays[joined] = np.concatenate([arrays.pop(part) for part in parts])
 
 
 def _renamed(model: nnx.Module, name: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from isnet_jax.errors import UserError, printable
+from isnet_jax.errors import UserError, printable, suggest
 from isnet_jax.models.network import Network
 from isnet_jax.models.torch_names import (
     from_torch_layout,
@@ -19,32 +19,44 @@ from isnet_jax.models.torch_names import (
     torchvision_names,
 )
 
+Head = Literal["load", "replace", "auto"]
+
 
 def load_torch(
     model: nnx.Module,
     state_dict: Mapping[str, Any],
     *,
     strict: bool = True,
-    head: Literal["load", "replace"] = "load",
-) -> None:
+    head: Head = "load",
+) -> tuple[str, ...]:
     """Load a PyTorch state dict into a model, in place.
 
     Args:
       model: one of `models.create`'s.
-      state_dict: torch tensors or numpy arrays by the names of torchvision or timm, in their
-        layouts. Their floating-point dtype is kept (float64 only under `jax_enable_x64`).
+      state_dict: torch tensors or numpy arrays by the names of torchvision, timm or Hugging Face,
+        in their layouts. Their floating-point dtype is kept (float64 only under
+        `jax_enable_x64`).
       strict: False: names that are missing or unexpected are passed over.
-      head: "replace" keeps the model's own last dense layer, for another number of classes.
+      head: "replace" keeps the model's own last dense layer, for another number of classes;
+        "auto" does so where the state dict has none of its shape.
+
+    Returns:
+      The names of the arrays that the model keeps as they were.
 
     Raises:
-      UserError: missing or unexpected names, wrong shapes, or values that are not floating
-        point; the model is unchanged then.
+      UserError: missing or unexpected names, wrong shapes, values that are not floating point or
+        not finite; the model is unchanged then.
     """
-    if head not in ("load", "replace"):
-        raise UserError(f'load_torch: head is {head!r}; expected "load" or "replace".')
+    if head not in get_args(Head):
+        raise UserError("load_torch: " + suggest(str(head), get_args(Head), what="head"))
     variables = torch_names(model)
     arrays = torchvision_names(model, arrays_of(state_dict))
     last = head_names(model) if isinstance(model, Network) else ()
+    if head == "auto" and not all(
+        name in arrays and arrays[name].shape == torch_shape(variables[name]) for name in last
+    ):
+        head = "replace"
+    kept = set(variables)
     if head == "replace":
         variables = {name: v for name, v in variables.items() if name not in last}
         arrays = {name: a for name, a in arrays.items() if name not in last}
@@ -54,12 +66,14 @@ def load_torch(
         for name in found
         if arrays[name].shape != torch_shape(variables[name])
     }
+    broken = [*_listed("NaN or infinite", [n for n in found if not _is_finite(arrays[n])])]
     problems = [
         *_listed("wrong shape", sorted(misshapen.values())),
         *_listed(
             "not floating point",
             [f"{n}: {arrays[n].dtype}" for n in found if not _is_floating(arrays[n])],
         ),
+        *broken,
     ]
     if strict or not found:
         missing, unexpected = set(variables) - set(arrays), set(arrays) - set(variables)
@@ -70,12 +84,15 @@ def load_torch(
         ]
     if problems:
         advice = (
-            'For another number of classes use head="replace", or create the model with their '
-            "num_classes."
-            if misshapen and set(misshapen) <= set(last)
-            else "Create the model with the architecture, in_channels and num_classes of the "
-            "weights."
+            "Create the model with the architecture, in_channels and num_classes of the weights."
         )
+        if misshapen and set(misshapen) <= set(last):
+            advice = (
+                'For another number of classes use head="replace", or create the model with their '
+                "num_classes."
+            )
+        elif problems == broken:
+            advice = "The training that wrote them has diverged: use an earlier checkpoint of it."
         raise UserError(
             "load_torch: the state dict does not fit the model; nothing was loaded.\n"
             + "\n".join(problems)
@@ -84,6 +101,7 @@ def load_torch(
     values = {name: jnp.asarray(from_torch_layout(arrays[name])) for name in found}
     for name, value in values.items():
         variables[name].set_value(value)
+    return tuple(sorted(kept - set(values)))
 
 
 def number_of_classes(model: Network, state_dict: Mapping[str, Any]) -> int:
@@ -137,6 +155,10 @@ def _numpy(value: Any) -> np.ndarray:
 
 def _is_floating(array: np.ndarray) -> bool:
     return jnp.issubdtype(array.dtype, jnp.floating)
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    return not _is_floating(array) or bool(np.isfinite(array).all())
 
 
 def _listed(title: str, names: list[str], most: int = 8) -> Iterator[str]:

@@ -20,7 +20,7 @@ from isnet_jax.models.layers import (
     adaptive_average_pool,
     max_pool,
 )
-from isnet_jax.models.network import Network, rematerialised, require_side
+from isnet_jax.models.network import Network, Stages, rematerialised, require_side
 
 # Convolutions in each of the five stages of widths 64, 128, 256, 512, 512.
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -101,6 +101,16 @@ class VGG(Network):
         last = self.classifier[-1]
         assert isinstance(last, Linear)
         return last
+
+    @property
+    def stages(self) -> Stages:
+        """The convolutions between pools, then each of the first two dense layers."""
+        stages: list[tuple[str, ...]] = [()]
+        for place, layer in enumerate(self.features):
+            stages[-1] += (f"features.{place}",)
+            if isinstance(layer, Pool):
+                stages.append(())
+        return (*stages[:-1], ("classifier.0",), ("classifier.3",))
 
     def embed(self, x: Images) -> Float[Array, "batch features"]:
         require_side(self, x, 32)

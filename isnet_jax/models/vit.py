@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from isnet_jax.errors import UserError
 from isnet_jax.models.layers import Conv, Identity, Images, LayerNorm, Linear
-from isnet_jax.models.network import Network, rematerialised
+from isnet_jax.models.network import Network, Stages, rematerialised
 
 Tokens = Float[Array, "batch tokens width"]
 
@@ -153,6 +153,13 @@ class VisionTransformer(Network):
     @property
     def head(self) -> Linear:
         return self.heads.head
+
+    @property
+    def stages(self) -> Stages:
+        """The embedding, then each layer of the encoder, the last with the norm after it."""
+        names = [f"encoder.layers.encoder_layer_{n}" for n in range(self.encoder.layers.depth)]
+        embedding = ("conv_proj", "class_token", "encoder.pos_embedding")
+        return (embedding, *((name,) for name in names[:-1]), (names[-1], "encoder.ln"))
 
     def embed(self, x: Images) -> Float[Array, "batch features"]:
         if x.shape[1:3] != (self.image_size, self.image_size):

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +15,7 @@ from flax import nnx
 from isnet_jax.errors import UserError, printable
 from isnet_jax.files import write_atomically
 from isnet_jax.models.torch_names import to_torch_layout, torch_names
-from isnet_jax.models.torch_weights import arrays_of, load_torch
+from isnet_jax.models.torch_weights import Head, arrays_of, load_torch
 
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 _DTYPES = {
@@ -35,16 +35,19 @@ def load_weights(
     path: str | os.PathLike[str],
     *,
     strict: bool = True,
-    head: Literal["load", "replace"] = "load",
-) -> None:
+    head: Head = "load",
+) -> tuple[str, ...]:
     """Load a file of PyTorch weights into a model, in place; see `read_weights`, `load_torch`.
+
+    Returns:
+      The names of the arrays that the model keeps as they were.
 
     Raises:
       UserError: a file that cannot be read or does not fit; the model is unchanged then.
     """
     weights = read_weights(path)
     try:
-        load_torch(model, weights, strict=strict, head=head)
+        return load_torch(model, weights, strict=strict, head=head)
     except UserError as error:
         raise UserError(f"{printable(path)}: {error}") from error
 

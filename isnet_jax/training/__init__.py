@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from isnet_jax.training.distributed import Processes as Processes
     from isnet_jax.training.distributed import first_then_all as first_then_all
     from isnet_jax.training.distributed import is_first as is_first
+    from isnet_jax.training.fine_tuning import FineTuneConfig as FineTuneConfig
     from isnet_jax.training.loop import Observer as Observer
     from isnet_jax.training.loop import fit as fit
     from isnet_jax.training.mesh import Launch as Launch
@@ -43,6 +44,7 @@ __getattr__, __dir__ = exports(
         "config": ("TrainConfig", "Training"),
         "description": ("ModelDescription",),
         "distributed": ("DistributedConfig", "Processes", "first_then_all", "is_first"),
+        "fine_tuning": ("FineTuneConfig",),
         "loop": ("Observer", "fit"),
         "mesh": ("Launch", "Launcher", "MeshConfig", "StepCost"),
         "nonfinite": ("rerun",),

@@ -107,15 +107,13 @@ class Checkpoints:
           UserError: this or the write before failed; the checkpoints of earlier steps are whole.
         """
         step = int(state.step)
-        # A copy: the next step donates the state's buffers while they are being written.
-        arrays = jax.tree.map(jnp.copy, flattened(state))
-        arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(arrays),  # pyright: ignore[reportCallIssue]
-            progress=ocp.args.JsonSave(sealed(progress, arrays)),  # pyright: ignore[reportCallIssue]
-        )
+        arguments = _arguments(state, progress)
         with self._writing():
             if loss is not None:
-                self._best.save(step, args=arguments, metrics={_LOSS: loss}, force=True)
+                kept = (
+                    arguments if state.average is None else _arguments(state.averaged(), progress)
+                )
+                self._best.save(step, args=kept, metrics={_LOSS: loss}, force=True)
                 # Once "last" counts this epoch as done, its best must be there.
                 self._best.wait_until_finished()
             if step in self._last.all_steps():  # Written before the epoch's validation.
@@ -280,6 +278,15 @@ def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
     if folder.name == "best":
         chosen.best_fn, chosen.best_mode = lambda metrics: metrics[_LOSS], "min"
     return ocp.CheckpointManager(folder, options=chosen, item_handlers=handlers)
+
+
+def _arguments(state: TrainState, progress: Mapping[str, Any]) -> Any:
+    # A copy: the next step donates the state's buffers while they are being written.
+    arrays = jax.tree.map(jnp.copy, flattened(state))
+    return ocp.args.Composite(
+        state=ocp.args.StandardSave(arrays),  # pyright: ignore[reportCallIssue]
+        progress=ocp.args.JsonSave(sealed(progress, arrays)),  # pyright: ignore[reportCallIssue]
+    )
 
 
 class _DamagedError(Exception):

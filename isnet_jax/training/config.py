@@ -6,12 +6,16 @@ import dataclasses
 from typing import Any, Literal, get_args
 
 import jax
+import optax
+from flax import nnx
 
 from isnet_jax.data import Augmentation, Split, train_iterator
 from isnet_jax.errors import UserError, suggest
 from isnet_jax.objective.classification import Classification
 from isnet_jax.objective.config import ISNetConfig
+from isnet_jax.objective.loss import LossFunction, loss_function
 from isnet_jax.training.checkpoint import CheckpointConfig
+from isnet_jax.training.fine_tuning import FineTuneConfig
 from isnet_jax.training.mesh import MeshConfig
 from isnet_jax.training.optimiser import OptimiserConfig
 
@@ -36,6 +40,7 @@ class TrainConfig:
       checkpoints: when they are written and how many are kept.
       profile_steps: first and last step, from 1, to write a profile of; None for no profile.
       launch: how the step runs over devices.
+      fine_tune: weights to start from, and what moves how far.
     """
 
     objective: ISNetConfig | Classification
@@ -49,6 +54,7 @@ class TrainConfig:
     checkpoints: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     profile_steps: tuple[int, int] | None = None
     launch: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    fine_tune: FineTuneConfig = dataclasses.field(default_factory=FineTuneConfig)
 
     def __post_init__(self):
         if self.epochs < 1:
@@ -66,6 +72,15 @@ class TrainConfig:
                 f"training: profile_steps is {self.profile_steps}; expected the first and the last "
                 "step, 1 <= first <= last."
             )
+
+    def make_optimiser(self, model: nnx.Module, steps: int) -> optax.GradientTransformation:
+        """The optimiser of a network, for a training of so many steps."""
+        rule, warmup = self.optimiser.make(steps), self.optimiser.warmup_steps(steps)
+        return self.fine_tune.optimiser(rule, model, steps, warmup)
+
+    def make_loss(self, model: nnx.Module, axis_name: str | None = None) -> LossFunction:
+        """The loss of a network, for `build_step` with the same axis."""
+        return self.fine_tune.loss(loss_function(self.objective, axis_name), model)
 
     def batches(self, train: Split) -> Any:
         """The endless batches of the training split: of each, the rows of this process.

@@ -76,7 +76,14 @@ def fit(
         stops_with_the_others(),
     ):
         run = Trainer(
-            description, training, train, validation, folder, checkpoints, observer.on_compiled
+            description,
+            training,
+            train,
+            validation,
+            folder,
+            checkpoints,
+            observer.on_compiled,
+            observer.on_notice,
         )
         observer.on_start(run.step, run.steps)
         try:
@@ -95,7 +102,7 @@ def fit(
                     if run.save_is_due():
                         run.save_within_epoch()
                 record = run.end_epoch()
-                state = run.local()
+                state = run.local().averaged()
                 observer.on_epoch(record, lambda state=state: _network(run.model, state))
                 if termination.is_due():
                     checkpoints.wait()

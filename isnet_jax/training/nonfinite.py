@@ -91,7 +91,7 @@ def rerun(path: str | Path) -> list[str]:
     """
     failure = load_failure(Path(path))
     training = from_dict(TrainConfig, failure.training, str(path))
-    _, like, run_step = start(failure.description, training, failure.steps)
+    _, like, run_step = start(failure.description, training, failure.steps, load=False)
     state = unflattened(like, failure.state, str(path))
     return _rerun(run_step, state, failure.batch)
 

@@ -33,6 +33,7 @@ class TrainState:
       key: the run's JAX key; each step folds its number in.
       parameters, rest: the model's `nnx.Param`s and its other state.
       optimiser: optax state.
+      average: exponential means of parameters and rest; None where none are kept.
     """
 
     step: Array
@@ -40,15 +41,33 @@ class TrainState:
     parameters: nnx.State
     rest: nnx.State
     optimiser: optax.OptState
+    average: tuple[nnx.State, nnx.State] | None = None
+
+    def averaged(self) -> TrainState:
+        """The state to judge and to keep: with the means in their place, where there are some."""
+        if self.average is None:
+            return self
+        parameters, rest = self.average
+        return dataclasses.replace(self, parameters=parameters, rest=rest)
 
 
 def init_state(
-    model: nnx.Module, optimiser: optax.GradientTransformation, key: Array
+    model: nnx.Module,
+    optimiser: optax.GradientTransformation,
+    key: Array,
+    *,
+    average: bool = False,
 ) -> TrainState:
-    """The state before the first step; the model itself is not changed by training."""
-    _, parameters, rest = nnx.split(model, nnx.Param, ...)
-    parameters, rest = jax.tree.map(jnp.copy, (parameters, rest))
-    return TrainState(jnp.zeros((), jnp.int32), key, parameters, rest, optimiser.init(parameters))
+    """The state before the first step; the model itself is not changed by training.
+
+    Args:
+      average: with means of parameters and rest, for `build_step(..., average=...)`.
+    """
+    _, *values = nnx.split(model, nnx.Param, ...)
+    parameters, rest = jax.tree.map(jnp.copy, values)
+    means = tuple(jax.tree.map(jnp.copy, values)) if average else None
+    started = optimiser.init(parameters)
+    return TrainState(jnp.zeros((), jnp.int32), key, parameters, rest, started, means)
 
 
 def build_step(
@@ -58,6 +77,7 @@ def build_step(
     *,
     axis_name: str | None = None,
     accumulate: int = 1,
+    average: float = 0.0,
 ) -> Callable[[TrainState, Mapping[str, Any] | Batch], tuple[TrainState, Metrics]]:
     """The training step of one device, a pure function.
 
@@ -74,6 +94,7 @@ def build_step(
         the memory of one. Gradients and metrics are the parts' means, as over so many devices;
         batch norm measures each part on its own, and running statistics move once a step, to
         the mean of where each part moves them.
+      average: see `OptimiserConfig`; above 0 for states that have means.
 
     Returns:
       `(state, batch) -> (state, metrics)`; metrics are scalars: loss, gradient_norm and those of
@@ -104,9 +125,25 @@ def build_step(
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         updates, optimiser_state = optimiser.update(gradients, state.optimiser, state.parameters)
         parameters: Any = optax.apply_updates(state.parameters, updates)
-        return TrainState(state.step + 1, state.key, parameters, rest, optimiser_state), metrics
+        means = None
+        if state.average is not None:
+            decay = jnp.minimum(average, (1 + state.step) / (10 + state.step))
+            means = _moved(state.average, (parameters, rest), 1 - decay)
+        after = TrainState(state.step + 1, state.key, parameters, rest, optimiser_state, means)
+        return after, metrics
 
     return step
+
+
+def _moved(means: Any, values: Any, share: Array) -> Any:
+    """Means moved towards values; of counters and keys the latest."""
+
+    def moved(mean: Array, value: Array) -> Array:
+        if not _is_inexact(value):
+            return value
+        return optax.incremental_update(value, mean, share.astype(value.dtype))  # pyright: ignore
+
+    return jax.tree.map(moved, means, values)
 
 
 def _accumulated(

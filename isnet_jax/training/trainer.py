@@ -12,7 +12,6 @@ import numpy as np
 
 from isnet_jax.data import Split
 from isnet_jax.errors import UserError
-from isnet_jax.objective.loss import loss_function
 from isnet_jax.training.checkpoint import Checkpoints
 from isnet_jax.training.config import TrainConfig
 from isnet_jax.training.description import ModelDescription
@@ -50,20 +49,22 @@ class Trainer:
         folder: Path,
         checkpoints: Checkpoints,
         on_compiled: Callable[[StepCost], None],
+        on_notice: Callable[[str], None] = lambda text: None,
     ):
         self.description, self.training, self.train = description, training, train
         self.folder, self.checkpoints = folder, checkpoints
         self.steps_per_epoch = len(train) // training.batch_size
         self.steps = training.epochs * self.steps_per_epoch
         self.model = description.create(training.seed)
-        optimiser = training.optimiser.make(self.steps)
+        optimiser = training.make_optimiser(self.model, self.steps)
         self._launcher = launcher = training.launch.launcher(training.batch_size)
         step = build_step(
             launcher.prepared(self.model),
-            loss_function(training.objective, launcher.axis_name),
+            training.make_loss(self.model, launcher.axis_name),
             optimiser,
             axis_name=launcher.axis_name,
             accumulate=training.launch.accumulate,
+            average=training.optimiser.average,
         )
         self.run_step = launcher.launch(
             step, lambda compiled: on_compiled(launcher.cost(compiled, self.model))
@@ -77,29 +78,35 @@ class Trainer:
             interventions=training.select_by == "interventions",
         )
         self._made_by = {"training": to_dict(training), **provenance()}
-        self._optimiser = optimiser
+        self._optimiser, self._on_notice = optimiser, on_notice
         self.restore()
 
     def restore(self) -> None:
         self.batches = self.training.batches(self.train)
-        self.state = init_state(self.model, self._optimiser, jax.random.key(self.training.seed))
         start = self.batches.get_state()
         needed = ("step", "seconds", "train_loss", "validation_loss", "validation_accuracy")
         if self.training.select_by == "interventions":
             needed += (_EXCHANGED,)
         progress = {"history": [], "epoch": None}
         resumed = self.checkpoints.resume(
-            self.state, lambda found: check_progress(found, start, needed)
+            self._first_state(), lambda found: check_progress(found, start, needed)
         )
         if resumed is not None:
             self.state, progress = resumed
             self.batches.set_state(progress["batches"])
+        else:
+            self.training.fine_tune.load(self.model, self._on_notice)
+            self.state = self._first_state()
         self.history: list[Record] = progress["history"]
         self.step = int(self.state.step)
         self.state = self._launcher.place(self.state)
         within = progress["epoch"] or {}
         self.metrics = EpochMetrics(within.get("metrics"))
         self.clock = EpochClock(within.get("seconds", 0.0), first=True)
+
+    def _first_state(self) -> TrainState:
+        key, average = jax.random.key(self.training.seed), self.training.optimiser.average > 0
+        return init_state(self.model, self._optimiser, key, average=average)
 
     def local(self) -> TrainState:
         """The state on one device of this process."""
@@ -143,7 +150,7 @@ class Trainer:
         means = self.metrics.means()
         self._require_finite_state()
         self.clock.finished_steps(self.training.batch_size)
-        validated = agreed(self._validation.metrics(self.state))
+        validated = agreed(self._validation.metrics(self.state.averaged()))
         record = {
             "epoch": len(self.history) + 1,
             "step": self.step,

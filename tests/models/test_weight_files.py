@@ -18,6 +18,7 @@ from flax import nnx
 
 from isnet_jax import UserError, models
 from isnet_jax.models.densenet import DenseNet
+from isnet_jax.models.resnet import BasicBlock, ResNet
 from isnet_jax.models.torch_names import torch_shape, torchvision_names
 from isnet_jax.models.vgg import VGG
 from isnet_jax.models.vit import VisionTransformer
@@ -222,6 +223,29 @@ VIT = {
     "norm.weight": "encoder.ln.weight",
     "head.weight": "heads.head.weight",
 }
+HUGGING_VIT = {
+    "vit.embeddings.cls_token": "class_token",
+    "vit.embeddings.position_embeddings": "encoder.pos_embedding",
+    "vit.embeddings.patch_embeddings.projection.bias": "conv_proj.bias",
+    "vit.encoder.layer.0.attention.output.dense.bias": (
+        "encoder.layers.encoder_layer_0.self_attention.out_proj.bias"
+    ),
+    "vit.encoder.layer.0.layernorm_before.weight": "encoder.layers.encoder_layer_0.ln_1.weight",
+    "vit.encoder.layer.0.layernorm_after.weight": "encoder.layers.encoder_layer_0.ln_2.weight",
+    "vit.encoder.layer.0.intermediate.dense.weight": "encoder.layers.encoder_layer_0.mlp.0.weight",
+    "vit.encoder.layer.0.output.dense.weight": "encoder.layers.encoder_layer_0.mlp.3.weight",
+    "vit.layernorm.bias": "encoder.ln.bias",
+    "classifier.weight": "heads.head.weight",
+}
+HUGGING_RESNET = {
+    "resnet.embedder.embedder.convolution.weight": "conv1.weight",
+    "resnet.embedder.embedder.normalization.running_var": "bn1.running_var",
+    "resnet.encoder.stages.1.layers.0.shortcut.convolution.weight": "layer2.0.downsample.0.weight",
+    "resnet.encoder.stages.1.layers.0.shortcut.normalization.bias": "layer2.0.downsample.1.bias",
+    "resnet.encoder.stages.3.layers.0.layer.1.convolution.weight": "layer4.0.conv2.weight",
+    "resnet.encoder.stages.0.layers.0.layer.0.normalization.weight": "layer1.0.bn1.weight",
+    "classifier.1.bias": "fc.bias",
+}
 DENSE = {
     "features.denseblock1.denselayer2.norm.1.running_mean": (
         "features.denseblock1.denselayer2.norm1.running_mean"
@@ -233,13 +257,22 @@ DENSE = {
 }
 
 
+def tiny_vit():
+    return VisionTransformer(2, width=8, depth=1, heads=2, rngs=nnx.Rngs(0))
+
+
 @pytest.mark.parametrize(
     ("make", "names"),
     [
-        (lambda: VisionTransformer(2, width=8, depth=1, heads=2, rngs=nnx.Rngs(0)), VIT),
+        (tiny_vit, VIT),
         (lambda: DenseNet(2, depths=(2,), growth=4, stem=4, rngs=nnx.Rngs(0)), DENSE),
+        (tiny_vit, HUGGING_VIT),
+        (
+            lambda: ResNet(2, block=BasicBlock, blocks=(1, 1, 1, 1), rngs=nnx.Rngs(0)),
+            HUGGING_RESNET,
+        ),
     ],
-    ids=["vit", "densenet"],
+    ids=["vit", "densenet", "hugging-vit", "hugging-resnet"],
 )
 def test_names_of_timm_and_of_older_files(make, names):
     model = nnx.eval_shape(make)
@@ -247,6 +280,42 @@ def test_names_of_timm_and_of_older_files(make, names):
     numbered = {name: np.full(1, number) for number, name in enumerate(names)}
     found = torchvision_names(model, numbered | {"norm.num_batches_tracked": np.zeros(())})
     assert found == {new: numbered[old] for old, new in names.items()}
+
+
+def test_hugging_face_has_queries_keys_and_values_apart():
+    draw = np.random.default_rng(0)
+    parts = {n: draw.random((8, 8)).astype(np.float32) for n in ("query", "key", "value")}
+    name = "vit.encoder.layer.0.attention.attention.{}.weight"
+    given = {name.format(part): array for part, array in parts.items()}
+    model = nnx.eval_shape(tiny_vit)
+    found = torchvision_names(model, given | {"vit.pooler.dense.bias": np.zeros(8)})
+    joined = np.concatenate(list(parts.values()))
+    (key,) = found
+    assert key == "encoder.layers.encoder_layer_0.self_attention.in_proj_weight"
+    np.testing.assert_array_equal(found[key], joined)
+
+
+def test_weights_that_are_not_finite_are_refused():
+    model = network()
+    before = snapshot(model)
+    weights = state_dict(model)
+    for wrong in (np.nan, np.inf):
+        bad = weights | {"bn1.running_var": np.full(8, wrong, np.float32)}
+        with pytest.raises(UserError, match=r"NaN or infinite \(1\): bn1.running_var\n.*diverged"):
+            models.load_torch(model, bad)
+    assert snapshot(model) == before
+
+
+def test_the_head_where_it_fits():
+    weights = state_dict(network(classes=5))
+    model = network(classes=5)
+    assert models.load_torch(model, weights, head="auto") == ()
+    model = network(classes=3)
+    assert models.load_torch(model, weights, head="auto") == ("fc.bias", "fc.weight")
+    body = {name: array for name, array in weights.items() if not name.startswith("fc.")}
+    assert models.load_torch(model, body, head="auto") == ("fc.bias", "fc.weight")
+    with pytest.raises(UserError, match="unknown head 'keep'"):
+        models.load_torch(model, weights, head="keep")  # pyright: ignore[reportArgumentType]
 
 
 def test_timms_vgg_has_convolutions_for_dense_layers():
