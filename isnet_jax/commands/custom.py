@@ -15,10 +15,15 @@ from tensorflow_datasets.core import DatasetBuilder
 from isnet_jax.commands import run_folder, train
 from isnet_jax.commands.network import network_of_run
 from isnet_jax.commands.options import TrainingJob
+from isnet_jax.commands.terminal import say
+from isnet_jax.commands.trained import Reading
 from isnet_jax.data import Split, load_split, open_prepared
 from isnet_jax.data.custom.builder import MANIFEST
+from isnet_jax.data.custom.fingerprints import content
+from isnet_jax.data.custom.preparation import record_of
 from isnet_jax.errors import UserError, printable
 from isnet_jax.objective.config import ISNetConfig
+from isnet_jax.training import ModelDescription
 
 _WORDS = {
     "lead": "A classifier learns whatever helps on its training images, the background included. "
@@ -75,9 +80,10 @@ def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
     # Where `evaluate` and `--config` find the data.
     job = dataclasses.replace(job, isnet=of_task(job.isnet, builder), data=job.data.absolute())
     job = job.calibrated()
-    settings = train.settings_of(job) | {"content": _digest(job.data)}
+    settings = train.settings_of(job) | _known(job.data)
     load = functools.partial(_splits, builder, console)
-    return train.run(job, settings, load, console, _WORDS)
+    known = functools.partial(_known_by_content, job.data)
+    return train.run(job, settings, load, console, _WORDS, known)
 
 
 def of_task(isnet: ISNetConfig, builder: DatasetBuilder) -> ISNetConfig:
@@ -94,24 +100,42 @@ def is_own(settings: dict[str, Any]) -> bool:
     return "content" in settings
 
 
-def evaluate_run(folder: Path, console: Console) -> dict[str, train.Judged]:
+def evaluate_run(
+    folder: Path, console: Console, other: Path | None = None
+) -> dict[str, train.Judged]:
     """Judge the best networks of a run again.
 
+    Args:
+      other: prepared data to judge on; None: those of the run, where they were.
+
     Raises:
-      UserError: the data are gone or others by now, or a network is not trained yet.
+      UserError: the data are gone or others by now, or their classes or size are not those of the
+        networks; or a network is not trained yet.
     """
     trained = run_folder.read_as(_Trained, folder)
-    builder = open_prepared(trained.data)
-    _require_splits(builder)
-    if _digest(trained.data) != trained.content:
+    data = other or trained.data
+    if other is None and not (data / MANIFEST).is_file():
         raise UserError(
-            f"{printable(trained.data)} was prepared anew since {printable(folder)} was trained, "
-            "from other files or "
-            "options. Prepare those data again, or train again into another folder."
+            f"{printable(data)}, which {printable(folder)} was trained on, is not there any more. "
+            "Say where these data are now: --data FOLDER."
+        )
+    builder = open_prepared(data)
+    _require_splits(builder)
+    known = _known_by_content(data, {"content": trained.content})
+    same = known["content"] == _known(data)["content"]
+    if other is None and not same:
+        raise UserError(
+            f"{printable(data)} was prepared anew since {printable(folder)} was trained, from "
+            "other files or options. Prepare those data again, or judge on these nevertheless: "
+            f"--data {printable(data)}."
         )
     names = ("plain", "isnet") if trained.plain_epochs else ("isnet",)
-    networks = {name: network_of_run(folder / name)[0] for name in names}
-    metrics = train.judge_all(networks, _splits(builder, console), console)
+    networks, descriptions = zip(*(network_of_run(folder / name) for name in names), strict=True)
+    splits = _splits(builder, console)
+    _require_fit(descriptions[0], splits["train"], data)
+    if not same:
+        say(console, f"{data} is not what {folder} was trained on")
+    metrics = train.judge_all(dict(zip(names, networks, strict=True)), splits, console)
     train.show(metrics, console)
     return metrics
 
@@ -129,11 +153,38 @@ def _require_splits(builder: DatasetBuilder) -> None:
         )
 
 
+def _require_fit(description: ModelDescription, split: Split, data: Path) -> None:
+    found, expected = split.class_names, description.class_names
+    if found != expected:
+        raise UserError(
+            f"{printable(data)} has the classes {', '.join(map(printable, found))}; the networks "
+            f"know {', '.join(map(printable, expected))}. Prepare data with the same classes."
+        )
+    size, wanted = split.images.shape[1:3], description.image_shape[:2]
+    if size != wanted:
+        raise UserError(
+            f"{printable(data)} has images of {size[0]} x {size[1]} pixels (height x width); the "
+            f"networks expect {wanted[0]} x {wanted[1]}. Prepare them again with --size "
+            f"{wanted[0]} {wanted[1]}."
+        )
+
+
 def _splits(builder: DatasetBuilder, console: Console) -> dict[str, Split]:
     with console.status("reading the data"):
         return {name: load_split(builder, name) for name in sorted(builder.info.splits)}
 
 
-def _digest(folder: Path) -> str:
-    """Of the record of what the data were prepared from."""
-    return hashlib.sha256((folder.expanduser() / MANIFEST).read_bytes()).hexdigest()
+def _known(folder: Path) -> dict[str, Any]:
+    """What is known of prepared data wherever they are: their content, and how files were read."""
+    record = record_of(folder.expanduser())
+    options = record["options"]
+    features: Any = open_prepared(folder).info.features
+    grey = features["image"].shape[-1] == 1
+    reading = Reading(options["fit"], options["rules"]["white"], grey)
+    return {"content": content(record), "reading": dataclasses.asdict(reading)}
+
+
+def _known_by_content(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run; those of earlier versions hold a digest of the record with its times."""
+    record = hashlib.sha256((folder.expanduser() / MANIFEST).read_bytes()).hexdigest()
+    return settings | (_known(folder) if settings["content"] == record else {})

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from isnet_jax.commands import custom, digits, hard, run_folder
 from isnet_jax.commands.train import Judged
+from isnet_jax.errors import UserError, printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +20,14 @@ class Evaluate:
 
     Attributes:
       run: output folder of `isnet-jax train`.
-      data_dir: where prepared biased digits are kept.
+      data_dir: where the data sets that this program makes are kept.
+      data: for `train own-data`: prepared data to judge on, where the run's own have moved, or
+        others with the same classes.
     """
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/biased-digits")
     data_dir: Path = Path("datasets")
+    data: Path | None = None
 
 
 def run(options: Evaluate, console: Console) -> dict[str, Judged]:
@@ -34,7 +38,12 @@ def run(options: Evaluate, console: Console) -> dict[str, Judged]:
     """
     settings = run_folder.read(options.run)
     if custom.is_own(settings):
-        return custom.evaluate_run(options.run, console)
+        return custom.evaluate_run(options.run, console, options.data)
+    if options.data is not None:
+        raise UserError(
+            f"{printable(options.run)} was trained on data that this program makes; expected no "
+            "--data."
+        )
     if hard.is_hard(settings):
         return hard.evaluate_run(options.run, options.data_dir, console)
     return digits.evaluate_run(options.run, options.data_dir, console)

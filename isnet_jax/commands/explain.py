@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,13 +12,13 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import Progress
 
+from isnet_jax.commands.images import image_files, pictures_of, progress
 from isnet_jax.commands.network import NetworkChoice, chosen_network, chosen_rules
 from isnet_jax.commands.terminal import say
 from isnet_jax.data.custom.picture import WrongSize, read_image
-from isnet_jax.data.custom.readers.pictures import SUFFIXES, PixelRules
-from isnet_jax.data.custom.readers.samples import Rejected, entries
+from isnet_jax.data.custom.readers.pictures import PixelRules
+from isnet_jax.data.custom.readers.samples import Rejected
 from isnet_jax.errors import UserError, printable, suggest
 from isnet_jax.evaluation.background import Explained, explain_classes
 from isnet_jax.files import write_atomically
@@ -28,7 +26,6 @@ from isnet_jax.report.heatmaps import panel, save_png
 
 _BATCH = 8
 _MOST_ROWS = 32
-_PATIENCE = 2.0  # seconds without a sign of life
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +62,7 @@ def run(options: Explain, console: Console) -> None:
     """
     _check_outputs(options)
     rules = chosen_rules(options)
-    files = _image_files(options.images)
+    files = image_files(options.images, "explain")
     if options.out.suffix.lower() == ".png" and len(files) > _MOST_ROWS:
         raise UserError(
             f"{len(files)} images are too many rows for one picture (at most {_MOST_ROWS}). Give a "
@@ -74,7 +71,7 @@ def run(options: Explain, console: Console) -> None:
     network = chosen_network(options)
     target = None if options.target is None else _class_number(options.target, network.class_names)
     pixels = _read_all(files, network.image_shape, options)
-    with _progress(console, len(files)) as advance:
+    with progress(console, "explaining", len(files)) as advance:
         found = explain_classes(
             network.model,
             pixels,
@@ -107,23 +104,6 @@ def _check_outputs(options: Explain) -> None:
 
 
 # Images
-
-
-def _image_files(places: tuple[Path, ...]) -> list[Path]:
-    if not places:
-        raise UserError("Missing from isnet-jax explain: image files, or folders of them.")
-    files: list[Path] = []
-    for place in places:
-        if not place.is_dir():
-            files.append(place)
-            continue
-        inside = [path for path in entries(place) if path.suffix.lower() in SUFFIXES]
-        if not inside:
-            raise UserError(
-                f"{printable(place)} holds no image files. Expected PNG, JPEG or the like."
-            )
-        files.extend(inside)
-    return files
 
 
 def _read_all(files: list[Path], shape: tuple[int, ...], options: Explain) -> np.ndarray:
@@ -164,21 +144,6 @@ def _class_number(target: str, names: tuple[str, ...]) -> int:
     raise UserError(suggest(target, names, what="class"))
 
 
-@contextmanager
-def _progress(console: Console, images: int) -> Iterator[Callable[[int], None]]:
-    """A bar that appears where the work takes more than two seconds."""
-    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task("explaining", total=images)
-    timer = threading.Timer(_PATIENCE, bar.start)
-    timer.start()
-    try:
-        yield lambda done: bar.advance(task, done)
-    finally:
-        timer.cancel()
-        timer.join()
-        bar.stop()
-
-
 # What is written and said
 
 
@@ -199,14 +164,8 @@ def _prediction(logits: np.ndarray) -> tuple[int, float]:
 
 
 def _pictures(out: Path, files: list[Path]) -> list[Path]:
-    """The picture that each image goes to; stems are numbered where several files share one."""
-    if out.suffix.lower() == ".png":
-        return [out] * len(files)
-    stems = [file.stem for file in files]
-    return [
-        out / (f"{stem}.png" if stems.count(stem) == 1 else f"{number:04d}-{stem}.png")
-        for number, stem in enumerate(stems)
-    ]
+    """The picture that each image goes to."""
+    return [out] * len(files) if out.suffix.lower() == ".png" else pictures_of(files, out)
 
 
 def _write_pictures(

@@ -1,4 +1,4 @@
-"""The command line: `isnet-jax train | evaluate | explain | inspect | calibrate`."""
+"""The command line: `isnet-jax prepare | train | evaluate | predict | export | explain | ...`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ Train image classifiers that ignore biased backgrounds.
 
 commands:
   prepare               check your own images and masks, and make a data set of
-                        them: from a folder, a CSV table, COCO or VOC files
+                        them: from a folder, a CSV table, COCO or VOC files,
+                        or a data set of TFDS
   train biased-digits   train a plain classifier and an ISNet on digits whose
                         background gives the class away; writes report.html
   train textured        the same on objects in front of photographs, one a class:
                         also decoy, coloured and lungs
   train own-data        train an ISNet on data that `prepare` has made
   evaluate              judge the networks of a run on its test sets again
+  predict               classes of image files, as a table
+  export                a trained network for other programs, with a model card
   explain               draw the heatmaps of a network for image files
   inspect               print what LRP sees in a network
   calibrate             measure the natural range of relevance, for `train`:
@@ -116,6 +119,8 @@ def _dispatch(arguments: list[str], console: Console) -> None:
         "prepare": _prepare,
         "train": _train,
         "evaluate": _evaluate,
+        "predict": _predict,
+        "export": _export,
         "explain": _explain,
         "inspect": _inspect,
         "calibrate": _calibrate,
@@ -271,6 +276,20 @@ def _evaluate(arguments: list[str], console: Console) -> None:
 
     _prepare_jax()
     evaluate.run(_parse(evaluate.Evaluate, arguments, "isnet-jax evaluate"), console)
+
+
+def _predict(arguments: list[str], console: Console) -> None:
+    from isnet_jax.commands import predict
+
+    _prepare_jax()
+    predict.run(_parse(predict.Predict, arguments, "isnet-jax predict"), console)
+
+
+def _export(arguments: list[str], console: Console) -> None:
+    from isnet_jax.commands import export
+
+    _prepare_jax()
+    export.run(_parse(export.Export, arguments, "isnet-jax export"), console)
 
 
 def _explain(arguments: list[str], console: Console) -> None:

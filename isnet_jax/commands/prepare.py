@@ -1,4 +1,4 @@
-"""`isnet-jax prepare folder | csv | coco | voc`: own images become a data set to train on."""
+"""`isnet-jax prepare folder | csv | coco | voc | tfds`: own images become a data set."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from isnet_jax.data import (
     OwnDataConfig,
     PixelRules,
     Prepared,
+    TfdsSource,
     VocSource,
     class_names,
     prepare_own,
@@ -153,7 +154,57 @@ class Voc:
         )
 
 
-COMMANDS: dict[str, type[Command]] = {"folder": Folder, "csv": Csv, "coco": Coco, "voc": Voc}
+@dataclasses.dataclass(frozen=True)
+class Tfds:
+    """Prepare a data set of TensorFlow Datasets (TFDS) that has images, classes and masks.
+
+    It is downloaded and prepared by TFDS if it is not there yet. Its splits are kept if they are
+    called train and test; others are put together and divided anew.
+
+    Attributes:
+      name: as TFDS names it, such as oxford_iiit_pet, caltech_birds2011 or mine/config:1.0.0.
+      out: folder of the prepared data, to be made; then `isnet-jax train own-data OUT`.
+      data_dir: where TFDS keeps its data; its own default if left out.
+      image: name of the feature with the image.
+      label: name of the feature with the class, or with a sequence of classes (multi-label).
+      mask: name of the feature with the mask; the one that is called so if left out.
+      foreground: the values that are foreground in the mask, such as 1 3. If left out, what is
+        known of the data set (oxford_iiit_pet: 1 3; caltech_birds2011: from 128 on), or all
+        that is not 0.
+      imports: modules that register builders of your own.
+    """
+
+    name: Annotated[str, tyro.conf.Positional]
+    out: Path = _OUT
+    data_dir: Path | None = None
+    image: str = "image"
+    label: str = "label"
+    mask: str | None = None
+    foreground: tuple[int, ...] = ()
+    imports: tuple[str, ...] = ()
+    options: _Options = field(default_factory=OwnDataConfig)
+    pixels: _Pixels = field(default_factory=PixelRules)
+
+    def source(self) -> TfdsSource:
+        return TfdsSource(
+            self.name,
+            self.data_dir,
+            self.image,
+            self.label,
+            self.mask,
+            self.foreground,
+            self.imports,
+            self.pixels,
+        )
+
+
+COMMANDS: dict[str, type[Command]] = {
+    "folder": Folder,
+    "csv": Csv,
+    "coco": Coco,
+    "voc": Voc,
+    "tfds": Tfds,
+}
 
 
 def run(command: Command, console: Console) -> Prepared:

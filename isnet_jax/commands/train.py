@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import functools
 import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,9 +29,19 @@ from isnet_jax.commands.terminal import say
 from isnet_jax.data import Split
 from isnet_jax.errors import Terminated, UserError, printable
 from isnet_jax.evaluation import highest_logit_relevance, predict
+from isnet_jax.evaluation.decisions import confusion, rocs
 from isnet_jax.evaluation.interventions import BACKGROUNDS, heatmap_warning
-from isnet_jax.evaluation.judge import Judged, Splits, annotated, judge, short_name, test_sets
+from isnet_jax.evaluation.judge import (
+    Judged,
+    Measured,
+    Splits,
+    annotated,
+    measure,
+    short_name,
+    test_sets,
+)
 from isnet_jax.objective.batch import Batch, Whole
+from isnet_jax.report.decisions import Decisions
 from isnet_jax.report.page import Samples, write_report
 from isnet_jax.training import (
     ModelDescription,
@@ -46,23 +56,39 @@ from isnet_jax.training.serial import from_dict, to_dict, write_record
 from isnet_jax.training.termination import Termination
 from isnet_jax.training.validation import build_validation
 
+_HIGHEST = 6  # images with the highest share of relevance on the background, in the report
+
 
 def settings_of(job: TrainingJob) -> dict[str, Any]:
-    """What makes two runs the same: not places, devices, or what is kept and watched."""
+    """What makes two runs the same: not places, devices, or what is kept and watched.
+
+    Raises:
+      UserError: the weights to start from cannot be read.
+    """
     other = ("out", "data_dir", "processes", "checkpoints", "profile_steps")
-    settings = to_dict(job)
-    del settings["launch"]["parallel"]
-    return {name: value for name, value in settings.items() if name not in other}
+    settings = {name: value for name, value in to_dict(job).items() if name not in other}
+    del settings["launch"]["parallel"], settings["fine_tune"]["weights"]
+    start = job.fine_tune.fingerprint()
+    return settings if start is None else settings | {"weights": start}
 
 
 def completed(job: TrainingJob, found: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run of the same kind, with the defaults of options that came later."""
     names = {option.name for option in dataclasses.fields(job)}
+    places = {name: str(getattr(job, name)) for name in _places(job)}
+    found = {name: places.get(name, value) for name, value in found.items()}
+    known = {name: value for name, value in found.items() if name in names}
     try:
-        made = from_dict(type(job), {k: v for k, v in found.items() if k in names}, "settings")
+        made = from_dict(type(job), known | places, "settings")
     except UserError:  # Of a version with other options.
         return found
     return found | settings_of(made)
+
+
+def _places(job: TrainingJob) -> list[str]:
+    """The options that name files and folders: what is there counts, not where it is."""
+    names = (option.name for option in dataclasses.fields(job))
+    return [name for name in names if isinstance(getattr(job, name), Path)]
 
 
 def run(
@@ -71,6 +97,7 @@ def run(
     load: Callable[[], Splits],
     console: Console,
     words: Mapping[str, str],
+    earlier: run_folder.Complete = dict,
 ) -> dict[str, Any]:
     """Train the networks, judge them, write the report; a finished run is only shown again.
 
@@ -81,6 +108,7 @@ def run(
       settings: what makes two runs the same.
       load: gives the splits train, validation and the test sets.
       words: what the report says about the data, see `write_report`.
+      earlier: brings the settings of a run of an earlier version up to date.
 
     Returns:
       What metrics.json holds.
@@ -90,7 +118,10 @@ def run(
         process trains in, or what `fit` raises.
     """
     started = time.monotonic()
-    complete = functools.partial(completed, job)
+
+    def complete(found: dict[str, Any]) -> dict[str, Any]:
+        return completed(job, earlier(found))
+
     run_folder.check(job.out, settings, complete)
     run_folder.check_unlocked(job.out)
     finished = finished_metrics(job.out, job.networks, console)
@@ -135,8 +166,10 @@ def _train_and_judge(
             )
         # What an interrupted call spent counts too.
         started -= sum(r["seconds"] for r in history[name] if r["step"] <= display.start)
-    metrics: dict[str, Any] = dict(judge_all(networks, splits, console))
+    measured = measure_all(networks, splits, console)
+    metrics: dict[str, Any] = {name: found.judged for name, found in measured.items()}
     metrics |= {
+        "images": {name: len(split) for name, split in splits.items()},
         "seconds": round(time.monotonic() - started, 1),
         "training_seconds": {
             name: round(sum(record["seconds"] for record in records), 1)
@@ -148,40 +181,71 @@ def _train_and_judge(
         "command": shlex.join(["isnet-jax", *sys.argv[1:]]),
     }
     if is_first():
-        shown = samples(networks, splits)
+        first = splits[test_sets(splits)[0]]
+        outside = measured[job.networks[-1]].outside
         options = to_dict(job)
         said = {name: heatmap_warning(metrics[name]) for name in job.networks}
         warnings = {name: text for name, text in said.items() if text is not None}
         write_report(
-            job.out / "report.html", metrics, history, shown, options, warnings=warnings, **words
+            job.out / "report.html",
+            metrics,
+            history,
+            samples(networks, splits, first_of_each_class(first)),
+            options,
+            warnings=warnings,
+            decisions=decisions(measured, first),
+            highest=samples(networks, splits, annotated(first)[np.argsort(-outside)][:_HIGHEST]),
+            **words,
         )
         write_record(job.out / "metrics.json", metrics)
     show(metrics, console)
     return metrics
 
 
+def measure_all(
+    networks: Mapping[str, nnx.Module], splits: Splits, console: Console
+) -> dict[str, Measured]:
+    """`measure` for each network."""
+    with console.status("judging the networks on the test sets"):
+        return {name: measure(network, splits) for name, network in networks.items()}
+
+
 def judge_all(
     networks: Mapping[str, nnx.Module], splits: Splits, console: Console
 ) -> dict[str, Judged]:
-    """`judge` for each network."""
-    with console.status("judging the networks on the test sets"):
-        return {name: judge(network, splits) for name, network in networks.items()}
+    """The summaries of `measure_all`."""
+    return {name: found.judged for name, found in measure_all(networks, splits, console).items()}
 
 
-def samples(networks: Mapping[str, nnx.Module], splits: Splits, per_class: int = 2) -> Samples:
-    """The first annotated test images of every class, with what the networks make of them.
+def decisions(measured: Mapping[str, Measured], test: Split) -> Decisions:
+    """What the networks decide on a test set, as the report shows it."""
+    labels = test.labels
+    matrices = None
+    if labels.ndim == 1:
+        matrices = {name: confusion(found.logits, labels) for name, found in measured.items()}
+    curves = {name: rocs(found.logits, labels) for name, found in measured.items()}
+    return Decisions(test.class_names, matrices, curves)
 
-    Other test sets that hold the same samples are shown beside the first. Of multi-label data,
-    samples of exactly one class are shown.
-    """
-    first = splits[test_sets(splits)[0]]
-    shown = [name for name in test_sets(splits) if splits[name].ids == first.ids]
-    labels, usable = first.labels, annotated(first)
+
+def first_of_each_class(split: Split, per_class: int = 2) -> np.ndarray:
+    """Indices of the first annotated images of every class; multi-label, of that class alone."""
+    labels, usable = split.labels, annotated(split)
     if labels.ndim == 2:
         usable = usable[labels[usable].sum(1) == 1]
         labels = labels.argmax(1)
-    classes = range(len(first.class_names))
-    indices = np.concatenate([usable[labels[usable] == c][:per_class] for c in classes])
+    classes = range(len(split.class_names))
+    return np.concatenate([usable[labels[usable] == c][:per_class] for c in classes])
+
+
+def samples(networks: Mapping[str, nnx.Module], splits: Splits, indices: np.ndarray) -> Samples:
+    """Images of the first test set, with what the networks make of them.
+
+    Other test sets that hold the same samples are shown beside the first. Multi-label, an image is
+    shown as of its first class.
+    """
+    first = splits[test_sets(splits)[0]]
+    shown = [name for name in test_sets(splits) if splits[name].ids == first.ids]
+    labels = first.labels.argmax(1) if first.labels.ndim == 2 else first.labels
     images = {short_name(name): splits[name].batch(indices)["image"] for name in shown}
 
     def each(function):
@@ -251,12 +315,14 @@ def _confidence(logits: np.ndarray, label_axes: int) -> np.ndarray:
 def _check_training(job: TrainingJob, description: ModelDescription, train: Split) -> None:
     """Trace what will be compiled, so that options that do not fit fail before any compute."""
     model = description.create(job.seed)
+    job.fine_tune.load(model)
     state = init_state(model, optax.identity(), jax.random.key(job.seed))
     steps = max(job.training_of(name).epochs for name in job.networks)
     steps *= len(train) // job.batch_size
     for name in job.networks:
         training = job.training_of(name)
         training.launch.launcher(training.batch_size)
+        training.make_optimiser(model, job.epochs)
         batch = next(training.batches(train))
         if training.profile_steps and training.profile_steps[0] > steps:
             raise UserError(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from isnet_jax.data.custom.readers import FolderSource as FolderSource
     from isnet_jax.data.custom.readers import PixelRules as PixelRules
     from isnet_jax.data.custom.readers import VocSource as VocSource
+    from isnet_jax.data.custom.readers.tfds_records import TfdsSource as TfdsSource
     from isnet_jax.data.digits.builder import SPLITS as SPLITS
     from isnet_jax.data.digits.builder import TEST_SPLITS as TEST_SPLITS
     from isnet_jax.data.digits.builder import BiasedDigits as BiasedDigits
@@ -47,6 +48,7 @@ __getattr__, __dir__ = exports(
         "custom.builder": ("open_prepared",),
         "custom.preparation": ("OwnDataConfig", "Prepared", "prepare_own"),
         "custom.readers": ("CocoSource", "CsvSource", "FolderSource", "PixelRules", "VocSource"),
+        "custom.readers.tfds_records": ("TfdsSource",),
         "digits.builder": ("SPLITS", "TEST_SPLITS", "BiasedDigits", "BiasedDigitsConfig"),
         "digits.marks": ("BackgroundMark", "foreground_mask", "paint"),
         "digits.preparation": ("prepare",),

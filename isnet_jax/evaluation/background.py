@@ -76,11 +76,15 @@ def _explain(
 def background_share(
     relevance: Float[np.ndarray, "n h w c"], masks: Float[np.ndarray, "n h w 1"]
 ) -> float:
-    """Mean over samples of the share of |relevance| outside the mask, in [0, 1].
+    """Mean over samples of the share of |relevance| outside the mask, in [0, 1]."""
+    return float(background_shares(relevance, masks).mean())
 
-    A sample without any relevance counts as 0.
-    """
+
+def background_shares(
+    relevance: Float[np.ndarray, "n h w c"], masks: Float[np.ndarray, "n h w 1"]
+) -> Float[np.ndarray, " n"]:
+    """Of each sample the share of |relevance| outside the mask, in [0, 1]; 0 without relevance."""
     magnitude = np.abs(relevance.astype(np.float64))
     total = magnitude.sum((1, 2, 3))
     outside = (magnitude * (masks < 0.5)).sum((1, 2, 3))
-    return float(np.mean(outside / np.where(total > 0, total, 1)))
+    return outside / np.where(total > 0, total, 1)

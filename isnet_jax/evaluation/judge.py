@@ -3,49 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
 from isnet_jax.data.split import Split
-from isnet_jax.evaluation.background import background_share, highest_logit_relevance
+from isnet_jax.evaluation.background import background_shares, highest_logit_relevance
 from isnet_jax.evaluation.interventions import interventions
 from isnet_jax.evaluation.predict import predict
 from isnet_jax.objective.classification import accuracy
 
 Splits = Mapping[str, Split]
 Judged = dict[str, Any]
-"""Accuracy by test set, and what is not of one test set: see `judge`."""
+"""Accuracy by test set, and what is not of one test set: see `measure`."""
+
+
+class Measured(NamedTuple):
+    """What was measured of a network.
+
+    Attributes:
+      judged: see `measure`.
+      logits: on the first test set.
+      outside: of each annotated image of the first test set the share of |relevance| on the
+        background, in [0, 1].
+    """
+
+    judged: Judged
+    logits: Float[np.ndarray, "n classes"]
+    outside: Float[np.ndarray, " annotated"]
 
 
 def judge(network: nnx.Module, splits: Splits) -> Judged:
-    """What a network is worth on the test sets.
+    """What a network is worth on the test sets: `measure`'s summary."""
+    return measure(network, splits).judged
 
-    Returns:
-      The accuracy on each test set by its name; "worst_group", the lowest accuracy of any class in
-      any test set; "background_relevance", the background's share of |relevance| for the highest
-      logit, by the same LRP for every network; and "interventions": what `interventions` finds.
-      The last two are of the annotated images of the first test set, and None where there are none.
+
+def measure(network: nnx.Module, splits: Splits) -> Measured:
+    """What a network is worth on the test sets, and what it does on the first of them.
+
+    `judged` holds the accuracy on each test set by its name; "worst_group", the lowest accuracy of
+    any class in any test set; "background_relevance", the background's share of |relevance| for
+    the highest logit, by the same LRP for every network; and "interventions": what
+    `interventions` finds. The last two are of the annotated images of the first test set, and None
+    where there are none.
     """
     judged: Judged = {}
     groups: list[float] = []
+    logits: dict[str, np.ndarray] = {}
     for name in test_sets(splits):
-        logits, labels = (
-            predict(network, splits[name].batch(slice(None))["image"]),
-            splits[name].labels,
-        )
-        judged[short_name(name)] = float(accuracy(logits, labels))
-        groups += by_class(logits, labels)
+        labels = splits[name].labels
+        logits[name] = predict(network, splits[name].batch(slice(None))["image"])
+        judged[short_name(name)] = float(accuracy(logits[name], labels))
+        groups += by_class(logits[name], labels)
     judged["worst_group"] = min(groups)
-    first = splits[test_sets(splits)[0]]
+    of_first, first = next(iter(logits.values())), splits[test_sets(splits)[0]]
     shown = first.batch(annotated(first))
     if not len(shown["label"]):
-        return judged | {"background_relevance": None, "interventions": None}
+        unknown = {"background_relevance": None, "interventions": None}
+        return Measured(judged | unknown, of_first, np.zeros(0))
     images, masks = shown["image"], shown["mask"]
-    relevance = highest_logit_relevance(network, images)
-    judged["background_relevance"] = background_share(relevance, masks)
-    return judged | {"interventions": interventions(network, images, masks, shown["label"])}
+    outside = background_shares(highest_logit_relevance(network, images), masks)
+    judged["background_relevance"] = float(outside.mean())
+    judged["interventions"] = interventions(network, images, masks, shown["label"])
+    return Measured(judged, of_first, outside)
 
 
 def by_class(logits: np.ndarray, labels: np.ndarray) -> list[float]:

@@ -19,6 +19,7 @@ import numpy as np
 from isnet_jax.errors import UserError
 from isnet_jax.files import write_atomically
 from isnet_jax.report.curves import curves_section
+from isnet_jax.report.decisions import Decisions, decisions_section
 from isnet_jax.report.heatmaps import relevance_rgb
 from isnet_jax.report.html import (
     NETWORKS,
@@ -30,7 +31,7 @@ from isnet_jax.report.html import (
     signed,
     to_number,
 )
-from isnet_jax.report.pictures import examples_section, heatmaps_section
+from isnet_jax.report.pictures import examples_section, heatmaps_section, highest_section
 from isnet_jax.report.samples import Samples
 
 _LEAD = (
@@ -58,6 +59,8 @@ def write_report(
     settings: Mapping[str, Any],
     *,
     warnings: Mapping[str, str] | None = None,
+    decisions: Decisions | None = None,
+    highest: Samples | None = None,
     title: str = "Does the network look at the object, or at the background?",
     lead: str = _LEAD,
     note: str = _NOTE,
@@ -77,6 +80,8 @@ def write_report(
         samples: what the pictures show.
         settings: nested mapping of plain values.
         warnings: network -> what must be said about it, above all else.
+        decisions: confusion matrices and ROC curves, if they shall be shown.
+        highest: the samples with the highest share of relevance on the background, likewise.
         title: the heading.
         lead: HTML of what is below it: what the data and the networks are.
         note: HTML of what the background relevance does not say.
@@ -103,7 +108,8 @@ def write_report(
         headline=_headline(metrics, networks) + _interventions(metrics, networks),
         warnings="".join(_warning(NETWORKS[name], text) for name, text in (warnings or {}).items()),
         examples=examples_section(samples),
-        heatmaps=heatmaps_section(samples),
+        heatmaps=heatmaps_section(samples) + (highest_section(highest) if highest else ""),
+        decisions=decisions_section(decisions) if decisions else "",
         curves=curves_section(history),
         facts=facts_table(facts) if facts else "",
         command=_command(metrics.get("command")),

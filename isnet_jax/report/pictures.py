@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
+from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, SupportsInt
 
@@ -43,10 +44,21 @@ def examples_section(samples: Samples) -> str:
     )
 
 
-def heatmaps_section(samples: Samples) -> str:
-    chosen = _choose(samples, HEATMAP_SAMPLES)
-    if not chosen or not samples.heatmaps:
+def highest_section(samples: Samples) -> str:
+    """Heatmaps of samples that were chosen for what lies on their background."""
+    if not len(samples.labels) or not samples.heatmaps:
         return ""
+    return section(
+        "highest",
+        "Where most lies on the background",
+        "<p>The annotated images of the first test set whose heatmaps have the largest share of "
+        "|relevance| outside the mask, for the last of the networks. Look here for masks that "
+        "miss a part of the object, and for what the network still takes from the background.</p>"
+        f"{_blocks(samples, range(len(samples.labels)))}",
+    )
+
+
+def _blocks(samples: Samples, chosen: Iterable[int]) -> str:
     blocks = []
     for n in chosen:
         groups = "".join(_heatmap_group(samples, test_set, n) for test_set in samples.images)
@@ -54,6 +66,13 @@ def heatmaps_section(samples: Samples) -> str:
         blocks.append(
             f'<div class="sample"><h3>Class {name}</h3><div class="groups">{groups}</div></div>'
         )
+    return "".join(blocks)
+
+
+def heatmaps_section(samples: Samples) -> str:
+    chosen = _choose(samples, HEATMAP_SAMPLES)
+    if not chosen or not samples.heatmaps:
+        return ""
     quantile = f"{100 * QUANTILE:g}"
     return section(
         "heatmaps",
@@ -62,7 +81,7 @@ def heatmaps_section(samples: Samples) -> str:
         "border of the object's mask, which the networks do not see here. Relevance outside it is "
         "evidence taken from the background.</p>"
         '<div class="key"><span>against the choice</span><i></i><span>for the choice</span></div>'
-        f"{''.join(blocks)}"
+        f"{_blocks(samples, chosen)}"
         f'<p class="note">Relevance is summed over the colour channels. Every heatmap has its own '
         f"scale, symmetric about zero: the darkest colours stand for the {quantile} % quantile of "
         "its |relevance| and beyond, so colours show where a network looks and cannot be compared "

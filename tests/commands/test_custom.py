@@ -96,7 +96,7 @@ def test_an_image_can_be_explained(finished: Path, prepared: Path, tmp_path: Pat
 def test_other_data_are_noticed(finished: Path, prepared: Path):
     record = prepared / "preparation.json"
     before = record.read_text()
-    record.write_text(before + " ")
+    record.write_text(before.replace('"fit": "crop"', '"fit": "stretch"'))
     try:
         with pytest.raises(UserError, match="was prepared anew since"):
             custom.evaluate_run(finished, Console(quiet=True))

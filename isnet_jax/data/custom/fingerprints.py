@@ -1,6 +1,7 @@
 """Fingerprints of source files: whether prepared data still are what the source holds."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from isnet_jax.errors import printable
 Fingerprint = list[Any]
 
 
-def fingerprints(listing: Listing, digests: Mapping[Path, str]) -> dict[str, Fingerprint]:
+def fingerprints(listing: Listing, digests: Mapping[Any, str]) -> dict[str, Fingerprint]:
     """A fingerprint of every file of the source, by its path below the root.
 
     Args:
@@ -26,6 +27,13 @@ def fingerprints(listing: Listing, digests: Mapping[Path, str]) -> dict[str, Fin
         else []
         for path in _files(listing)
     } | {problem.place: [] for problem in listing.problems}
+
+
+def content(record: Mapping[str, Any]) -> str:
+    """A digest of what prepared data were made from: files and options, not places or times."""
+    files = {name: [found[0], found[2]] if found else [] for name, found in record["files"].items()}
+    text = json.dumps({**record, "files": files}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def differences(
@@ -61,7 +69,7 @@ def _files(listing: Listing) -> list[Path]:
     samples = [
         path for sample in listing.samples for path in (sample.image, *sample.annotation.files)
     ]
-    return [*listing.files, *samples]
+    return [*listing.files, *(path for path in samples if isinstance(path, Path))]
 
 
 def _status(path: Path) -> Fingerprint | None:

@@ -76,7 +76,7 @@ def prepare_own(
     options = _settings(source, config)
     report = progress or (lambda *_: None)
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
-        record = _record(out)
+        record = record_of(out)
         changed = differences(record, options, listing)
         if changed:
             more = [f"and {len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
@@ -257,7 +257,12 @@ def _settings(source: Source, config: OwnDataConfig) -> dict[str, Any]:
     return json.loads(json.dumps({k: v for k, v in options.items() if k not in places}))
 
 
-def _record(out: Path) -> dict[str, Any]:
+def record_of(out: Path) -> dict[str, Any]:
+    """What a folder of prepared data was made from: layout, options, files, what was left out.
+
+    Raises:
+        UserError: it holds none, or of another layout.
+    """
     try:
         record = json.loads((out / MANIFEST).read_text())
         if record["layout"] == LAYOUT and {"options", "files", "left_out"} <= record.keys():

@@ -4,7 +4,7 @@ import hashlib
 import os
 import stat
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any, Final, Protocol
@@ -75,6 +75,27 @@ class Annotation(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Record:
+    """A picture that lies among others in a file.
+
+    Attributes:
+        name: unique in the data set.
+        get: gives its bytes.
+    """
+
+    name: str
+    get: Callable[[], bytes] = field(compare=False)
+
+    @property
+    def suffix(self) -> str:
+        """None: its kind is told by its content."""
+        return ""
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Contents:
     """Bytes of the files, with a hash of each: the second reading must find the first one's.
 
@@ -82,18 +103,18 @@ class Contents:
         expected: path -> SHA-256 from the first reading; None for the first reading itself.
     """
 
-    def __init__(self, expected: dict[Path, str] | None = None) -> None:
+    def __init__(self, expected: dict[Path | Record, str] | None = None) -> None:
         self.expected = expected
-        self.digests: dict[Path, str] = {}
+        self.digests: dict[Path | Record, str] = {}
 
-    def read(self, path: Path) -> bytes:
-        """The bytes of a regular file.
+    def read(self, path: Path | Record) -> bytes:
+        """The bytes of a regular file, or of a record.
 
         Raises:
             Rejected: it is missing, not a file, too large, or cannot be read.
             UserError: it is not what the first reading found.
         """
-        data = read_regular(path)
+        data = path.get() if isinstance(path, Record) else read_regular(path)
         digest = hashlib.sha256(data).hexdigest()
         self.digests[path] = digest
         if self.expected is not None and self.expected.get(path) != digest:
@@ -110,13 +131,13 @@ class Sample:
 
     Attributes:
         id: its name, unique in the data set: the image's path below the source.
-        image: the image file.
+        image: the image file, or a record.
         annotation: mask and classes.
         split: where the source puts it; None if it is for the fractions to decide.
     """
 
     id: str
-    image: Path
+    image: Path | Record
     annotation: Annotation
     split: str | None = None
 

@@ -12,6 +12,7 @@ from isnet_jax.data.custom.readers.pictures import MaskFile, PixelRules
 from isnet_jax.data.custom.readers.samples import (
     Listing,
     Problem,
+    Record,
     Rejected,
     Sample,
     inside,
@@ -65,7 +66,7 @@ class CsvSource:
         columns = self._class_columns(header)
         samples: list[Sample] = []
         problems: list[Problem] = []
-        seen: dict[Path, int] = {}
+        seen: dict[Path | Record, int] = {}
         named: set[str] = set()
         for number, row in rows:
             place = f"{self.table.name} line {number}"
