@@ -116,8 +116,8 @@ def evaluate_run(
     data = other or trained.data
     if other is None and not (data / MANIFEST).is_file():
         raise UserError(
-            f"{printable(data)}, which {printable(folder)} was trained on, is not there any more. "
-            "Say where these data are now: --data FOLDER."
+            f"{printable(data)} holds no prepared data any more; {printable(folder)} was trained "
+            "on some there. Say where they are now: --data FOLDER."
         )
     builder = open_prepared(data)
     _require_splits(builder)

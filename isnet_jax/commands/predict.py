@@ -105,8 +105,8 @@ def run(options: Predict, console: Console) -> None:
         listed = "\n  ".join(problems[:_SHOWN])
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise UserError(
-            f"{len(problems)} of {len(files)} images cannot be read; {printable(options.out)} has the others, "
-            f"and says so in its last column:\n  {listed}{more}"
+            f"{len(problems)} of {len(files)} images cannot be read; "
+            f"{printable(options.out)} has the others, and says so in its last column:\n  {listed}{more}"
         )
 
 
