@@ -106,7 +106,8 @@ def run(options: Predict, console: Console) -> None:
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise UserError(
             f"{len(problems)} of {len(files)} images cannot be read; "
-            f"{printable(options.out)} has the others, and says so in its last column:\n  {listed}{more}"
+            f"{printable(options.out)} has the others, and says why in its last column:\n  "
+            f"{listed}{more}"
         )
 
 

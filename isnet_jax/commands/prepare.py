@@ -73,7 +73,8 @@ class Folder:
 class Csv:
     """Prepare the images that a CSV table lists.
 
-    Its columns: image, a path; mask, a path or empty; and one of: label, a class; labels, classes
+    Its columns: image, a path; mask, a path or empty (or instead xmin, ymin, xmax and ymax, a box
+    as a coarse mask); and one of: label, a class; labels, classes
     separated by |, any number of them; or a column of 0 and 1 for each class. The last two make
     the data multi-label. A column split, if there is one, holds train, validation or test.
 
@@ -109,6 +110,7 @@ class Coco:
       categories: names of the categories that count; all if left out. Other images are left out.
       label: the class of an image with several categories: only refuses it, largest takes the one
         that covers most, all gives it all of them (multi-label).
+      boxes: draw the masks from the bounding boxes instead.
     """
 
     annotations: Annotated[Path, tyro.conf.Positional]
@@ -116,11 +118,14 @@ class Coco:
     images: Path | None = None
     categories: tuple[str, ...] = ()
     label: Label = "only"
+    boxes: bool = False
     options: _Options = field(default_factory=OwnDataConfig)
     pixels: _Pixels = field(default_factory=PixelRules)
 
     def source(self) -> CocoSource:
-        return CocoSource(self.annotations, self.images, self.categories, self.label, self.pixels)
+        return CocoSource(
+            self.annotations, self.images, self.categories, self.label, self.pixels, self.boxes
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +143,7 @@ class Voc:
       label: the class of an image with several: only refuses it, largest takes the one that covers
         most, all gives it all of them (multi-label).
       largest_instance: take the largest instance of SegmentationObject as the mask, and its class.
+      boxes: draw the masks from the bounding boxes in Annotations/x.xml instead.
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
@@ -145,12 +151,13 @@ class Voc:
     categories: tuple[str, ...] = ()
     label: Label = "only"
     largest_instance: bool = False
+    boxes: bool = False
     options: _Options = field(default_factory=OwnDataConfig)
     pixels: _Pixels = field(default_factory=PixelRules)
 
     def source(self) -> VocSource:
         return VocSource(
-            self.folder, self.categories, self.label, self.largest_instance, self.pixels
+            self.folder, self.categories, self.label, self.largest_instance, self.pixels, self.boxes
         )
 
 

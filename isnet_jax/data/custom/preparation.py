@@ -33,6 +33,8 @@ from isnet_jax.errors import UserError, printable
 from isnet_jax.files import write_atomically
 
 SHOWN: Final = 8
+# Options that came later, and what stands for their absence in earlier records.
+_LATER: Final = (("boxes", False),)
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,8 @@ def _settings(source: Source, config: OwnDataConfig) -> dict[str, Any]:
     typed: Any = source
     options = {"source": type(source).__name__, **asdict(typed), **asdict(config)}
     places = ("root", "table", "folder", "annotations", "skip_bad")
-    return json.loads(json.dumps({k: v for k, v in options.items() if k not in places}))
+    chosen = {k: v for k, v in options.items() if k not in places and (k, v) not in _LATER}
+    return json.loads(json.dumps(chosen))
 
 
 def record_of(out: Path) -> dict[str, Any]:

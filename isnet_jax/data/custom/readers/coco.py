@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from isnet_jax.data.custom.readers import choice, segments
+from isnet_jax.data.custom.readers.boxes import box, polygon
 from isnet_jax.data.custom.readers.names import normal, require_distinct
 from isnet_jax.data.custom.readers.pictures import PixelRules
 from isnet_jax.data.custom.readers.samples import (
@@ -45,6 +46,7 @@ class CocoSource:
         label: the class of an image with several categories: "only" refuses it, "largest" takes
             the one that covers most, "all" gives it all of them (multi-label).
         rules: how values in the image files are understood.
+        boxes: the mask is drawn from bounding boxes, coarser than segments.
     """
 
     annotations: Path
@@ -52,6 +54,7 @@ class CocoSource:
     categories: tuple[str, ...] = ()
     label: choice.Label = "only"
     rules: PixelRules = field(default_factory=PixelRules)
+    boxes: bool = False
 
     def __post_init__(self) -> None:
         choice.check(self.label)
@@ -142,7 +145,8 @@ class CocoSource:
                 image, category = _key(entry, "image_id"), _key(entry, "category_id")
                 if category not in names:
                     raise Rejected(f"has the unknown category_id {category!r}", _REMEDY)
-                instance = _Instance(number, names[category], entry.get("segmentation"))
+                segment = _box(entry) if self.boxes else entry.get("segmentation")
+                instance = _Instance(number, names[category], segment)
                 found[image].append(instance)
             except Rejected as error:
                 problems.append(Problem(place, error.wrong, error.remedy))
@@ -209,6 +213,19 @@ class _Segments:
         if not mask.any():
             raise Rejected("has an empty mask: its segments cover no pixel", "Annotate it anew")
         return Annotated(mask, self.labels)
+
+
+def _box(entry: Any) -> list[list[float]]:
+    """The bounding box [left, top, width, height] of an annotation, as a polygon."""
+    sides = entry.get("bbox")
+    if not (isinstance(sides, list) and len(sides) == 4):
+        raise Rejected("has no bbox of four numbers", _REMEDY)
+    left, top, width, height = sides
+    try:
+        corners = box(left, top, left + width, top + height)
+    except TypeError as error:
+        raise Rejected(f"has the bbox {str(sides)[:40]}, expected numbers", _REMEDY) from error
+    return polygon(corners)
 
 
 def _parsed(path: Path) -> dict[str, list[Any]]:

@@ -25,7 +25,8 @@ def check(segmentation: Any, height: int, width: int) -> float:
     if isinstance(segmentation, dict):
         return float(sum(_runs(segmentation, height, width)[1::2]))
     if not isinstance(segmentation, list) or not segmentation:
-        raise Rejected("has a segment that is neither polygons nor run lengths", _REMEDY)
+        remedy = f"{_REMEDY}, or draw masks from the boxes: --boxes"
+        raise Rejected("has a segment that is neither polygons nor run lengths", remedy)
     return sum(_polygon_area(polygon, height, width) for polygon in segmentation)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from isnet_jax.data.custom.readers import names, splits
+from isnet_jax.data.custom.readers.boxes import GivenBoxes, box
 from isnet_jax.data.custom.readers.pictures import MaskFile, PixelRules
 from isnet_jax.data.custom.readers.samples import (
     Listing,
@@ -23,7 +24,8 @@ from isnet_jax.data.custom.readers.samples import (
 )
 from isnet_jax.errors import UserError, printable
 
-_RESERVED: Final = ("image", "mask", "label", "labels", "split")
+_BOX: Final = ("xmin", "ymin", "xmax", "ymax")
+_RESERVED: Final = ("image", "mask", "label", "labels", "split", *_BOX)
 _TRUTH: Final = {"0": False, "0.0": False, "1": True, "1.0": True}
 _SEPARATOR: Final = "|"
 _BLANK: Final = " \t"
@@ -33,9 +35,10 @@ _BLANK: Final = " \t"
 class CsvSource:
     """A table with a row per image.
 
-    Its columns: `image`, a path; `mask`, a path, or empty where there is no mask; one of: `label`,
-    the image's class; `labels`, any number of classes separated by `|`; several columns of 0 and
-    1, named like the classes; and, if wanted, `split`.
+    Its columns: `image`, a path; `mask`, a path, or empty where there is no mask; or instead
+    `xmin`, `ymin`, `xmax`, `ymax`, a box as a coarse mask, in pixels from the image's corner; one
+    of: `label`, the image's class; `labels`, any number of classes separated by `|`; several
+    columns of 0 and 1, named like the classes; and, if wanted, `split`.
 
     Attributes:
         table: the CSV file: UTF-8, commas, a header.
@@ -122,6 +125,13 @@ class CsvSource:
         twice = sorted({name for name in header if header.count(name) > 1})
         if twice:
             raise UserError(f"{table} has two columns {printable(repr(twice[0]))}. Rename one.")
+        sides = [name for name in header if name in _BOX]
+        if sides and (len(sides) < len(_BOX) or "mask" in header):
+            also = " and mask" if "mask" in header else ""
+            raise UserError(
+                f"{table} has the columns {_listed(sides)}{also}; expected either mask, or all of "
+                f"{', '.join(_BOX)}."
+            )
         odd = [name for name in header if not name.isprintable()]
         if odd:
             raise UserError(
@@ -182,6 +192,9 @@ class CsvSource:
                 raise Rejected(f"has the split {split!r}", splits.remedy(split))
         labels = tuple(map(names.normal, _labels(cells, single, columns)))
         annotation = MaskFile(mask, labels, self.rules)
+        corners = [cells[side].strip() for side in _BOX if side in cells]
+        if any(corners):
+            annotation = GivenBoxes((box(*corners),), labels)
         return Sample(relative(image, self.root), image, annotation, split), labels
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from isnet_jax.data.custom.readers import choice
+from isnet_jax.data.custom.readers.boxes import VocBoxes
 from isnet_jax.data.custom.readers.names import normal, require_distinct
 from isnet_jax.data.custom.readers.pictures import (
     SUFFIXES,
@@ -38,6 +39,7 @@ VOC_CLASSES: Final = (
     "tvmonitor",
 )  # fmt: skip
 _IMAGES, _CLASSES, _OBJECTS = "JPEGImages", "SegmentationClass", "SegmentationObject"
+_BOXES = "Annotations"
 _NAMES = "class_names.txt"
 _VOID = 255
 
@@ -60,6 +62,8 @@ class VocSource:
             covers most, "all" gives it all of them (multi-label).
         largest_instance: the mask is the largest single instance only, and its class the label.
         rules: how values in the image files are understood.
+        boxes: the mask is drawn from the bounding boxes in `Annotations/x.xml`, coarser than the
+            class masks, which are not needed then.
     """
 
     root: Path
@@ -67,9 +71,14 @@ class VocSource:
     label: choice.Label = "only"
     largest_instance: bool = False
     rules: PixelRules = field(default_factory=PixelRules)
+    boxes: bool = False
 
     def __post_init__(self) -> None:
         choice.check(self.label)
+        if self.boxes and self.largest_instance:
+            raise UserError(
+                "boxes and largest_instance name two kinds of masks; expected one of them."
+            )
 
     def listing(self) -> Listing:
         """Pairs images and masks by name.
@@ -77,9 +86,11 @@ class VocSource:
         Raises:
             UserError: the folders or the names of the classes are not as described.
         """
-        require_folder(self.root, f"a folder with {_IMAGES} and {_CLASSES}")
+        marks = _BOXES if self.boxes else _CLASSES
+        require_folder(self.root, f"a folder with {_IMAGES} and {marks}")
         require_folder(self.root / _IMAGES, "the images")
-        require_folder(self.root / _CLASSES, "masks of class numbers")
+        what = "an XML file with boxes for each image" if self.boxes else "masks of class numbers"
+        require_folder(self.root / marks, what)
         if self.largest_instance:
             require_folder(self.root / _OBJECTS, "masks of instance numbers")
         names, files = self._class_names()
@@ -87,15 +98,20 @@ class VocSource:
         images = self._by_name(_IMAGES, problems)
         objects = self._by_name(_OBJECTS, problems) if self.largest_instance else {}
         samples = []
-        for stem, path in self._by_name(_CLASSES, problems).items():
+        for stem, path in self._by_name(marks, problems).items():
             place = relative(path, self.root)
             if stem not in images:
-                problems.append(Problem(place, "is a mask without an image", "Remove it"))
+                what = "an annotation" if self.boxes else "a mask"
+                problems.append(Problem(place, f"is {what} without an image", "Remove it"))
             elif self.largest_instance and stem not in objects:
                 wrong = f"has no mask of instances in {_OBJECTS}"
                 problems.append(Problem(place, wrong, "Put it there or remove this mask"))
             else:
-                annotation = _Numbers(path, objects.get(stem), names, self)
+                annotation = (
+                    VocBoxes(path, names, self.categories, self.label)
+                    if self.boxes
+                    else _Numbers(path, objects.get(stem), names, self)
+                )
                 image = images[stem]
                 samples.append(Sample(relative(image, self.root), image, annotation))
         return Listing(
@@ -126,6 +142,7 @@ class VocSource:
         return names, files
 
     def _by_name(self, folder: str, problems: list[Problem]) -> dict[str, Path]:
+        suffixes = {".xml"} if folder == _BOXES else SUFFIXES
         found: dict[str, Path] = {}
         for path in entries(self.root / folder):
             place = relative(path, self.root)
@@ -133,7 +150,7 @@ class VocSource:
                 problems.append(Problem(place, "has a name that is not UTF-8", "Rename it"))
             elif is_folder(path):
                 problems.append(Problem(place, "is a folder", "Move or remove it"))
-            elif path.suffix.lower() not in SUFFIXES:
+            elif path.suffix.lower() not in suffixes:
                 problems.append(no_picture(path, place))
             elif (stem := normal(path.stem)) in found:
                 wrong = f"has a duplicate name: {found[stem].name} is of the same sample"
