@@ -29,8 +29,9 @@ _WORDS = {
     "lead": "A classifier learns whatever helps on its training images, the background included. "
     "An <b>ISNet</b> is trained against this: in every training step, layer-wise relevance "
     "propagation (LRP) shows which pixels a decision rests on, and relevance outside the "
-    "object's mask is punished. Once trained, it needs neither masks nor explanations: it is an "
-    "ordinary classifier that takes an image.",
+    "object's mask is punished; images also get each other's backgrounds, unless the options say "
+    "no. Once trained, it needs neither masks nor explanations: it is an ordinary classifier that "
+    "takes an image.",
     "note": "It says where a decision rests, not whether it is right; accuracy on images from "
     "another source than the training images is the stronger test.",
 }

@@ -15,6 +15,7 @@ from isnet_jax.errors import UserError
 from isnet_jax.objective.calibration import calibrated
 from isnet_jax.objective.classification import Classification
 from isnet_jax.objective.config import ISNetConfig
+from isnet_jax.objective.exchange import Exchange
 from isnet_jax.training import (
     CheckpointConfig,
     DistributedConfig,
@@ -27,6 +28,11 @@ from isnet_jax.training import (
 from isnet_jax.training.config import SelectBy
 
 
+def recommended() -> ISNetConfig:
+    """What holds on every set whose bias lies on the background: docs/hard-backgrounds.md."""
+    return ISNetConfig(heatmap_weight=0.1, exchange=Exchange(probability=1.0))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
     """A network and how its weights come about.
@@ -37,7 +43,9 @@ class NetworkOptions:
         loss stay in float32.
       remat: keep only what convolutions and dense layers return and compute the rest again for the
         gradient: less memory, a third for DenseNet121, up to 20 % more time, longer compilation.
-      isnet: the ISNet's objective. Multi-label data set the classification's task themselves.
+      isnet: the ISNet's objective: backgrounds exchanged within the batch, and a light heatmap loss.
+        The papers' objective has heatmaps alone (exchange.probability 0, heatmap_weight 0.7).
+        Multi-label data set the classification's task themselves.
       optimiser: how weights are updated.
       epochs: passes of the ISNet over the training images.
       batch_size: images in each training step.
@@ -52,7 +60,7 @@ class NetworkOptions:
     model: str = "compact"
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
-    isnet: ISNetConfig = field(default_factory=ISNetConfig)
+    isnet: ISNetConfig = field(default_factory=recommended)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     epochs: int = 12
     batch_size: int = 64

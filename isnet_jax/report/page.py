@@ -40,9 +40,9 @@ _LEAD = (
     "looking at the object at all, and fail as soon as the mark is missing or wrong. An "
     "<b>ISNet</b> is trained against this: in every training step, layer-wise relevance "
     "propagation (LRP) shows which pixels a decision rests on, and relevance outside the object's"
-    " mask is punished. Once trained, it needs neither masks nor explanations: it is an ordinary "
-    "classifier that takes an image. This report compares a plain classifier and an ISNet trained"
-    " on the same images."
+    " mask is punished; images also get each other's backgrounds, unless the options say no. Once "
+    "trained, it needs neither masks nor explanations: it is an ordinary classifier that takes an "
+    "image. This report compares a plain classifier and an ISNet trained on the same images."
 )
 _NOTE = (
     "It says where a decision rests, not whether it is right; the accuracy on the confounding set"
