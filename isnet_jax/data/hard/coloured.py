@@ -29,4 +29,4 @@ class Coloured(ObjectSet):
         hue = 0.0 if code is None else code / len(self.class_names)
         colour = np.array(colorsys.hsv_to_rgb(hue, 0.0 if code is None else 1.0, 1.0))
         image = np.rint(np.where(exact, grey, 0)[..., None] * colour).astype(np.uint8)
-        return Example(image, self.annotated(exact), label)
+        return Example(image, self.annotated(exact, image), label)

@@ -34,4 +34,4 @@ class Decoy(ObjectSet):
         level = place.integers(256) if code is None else 255 - code * 250 // len(self.class_names)
         image[corner] = np.where(exact[corner], image[corner], level)
         coloured = np.repeat(image[..., None], 3, axis=-1).astype(np.uint8)
-        return Example(coloured, self.annotated(exact), label)
+        return Example(coloured, self.annotated(exact, coloured), label)

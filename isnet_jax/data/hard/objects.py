@@ -14,6 +14,7 @@ from scipy import ndimage
 from isnet_jax.data.digits.builder import split_members
 from isnet_jax.data.digits.marks import grown
 from isnet_jax.data.digits.sources import Digits, Source, fingerprint, load_digits
+from isnet_jax.data.refine import refined
 from isnet_jax.errors import UserError, suggest
 
 Outline = Literal["exact", "box"]
@@ -35,6 +36,7 @@ class ObjectSet:
             of times that they fit, and sit in the middle.
         outline: what the masks show: the object, or the smallest box around it.
         mask_dilation: rim around this that the masks count as foreground too, in pixels.
+        refine: cut such coarse masks to what they hold: see `isnet_jax.data.refine`.
         strength: probability that what gives a training image's class away is its own class's, 0 to
             1; otherwise it is that of another class, uniformly random.
         validation_fraction: share of all objects in the validation split, above 0.
@@ -59,6 +61,7 @@ class ObjectSet:
     canvas: int = 32
     outline: Outline = "exact"
     mask_dilation: int = 0
+    refine: bool = False
     strength: float = 1.0
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
@@ -115,14 +118,17 @@ class ObjectSet:
         assert filled is not None
         return grey, filled, int(objects.labels[number])
 
-    def annotated(self, exact: Bool[np.ndarray, "side side"]) -> Bool[np.ndarray, "side side"]:
-        """The mask that is given for an object: outline and rim as the options say."""
+    def annotated(
+        self, exact: Bool[np.ndarray, "side side"], image: UInt8[np.ndarray, "side side 3"]
+    ) -> Bool[np.ndarray, "side side"]:
+        """The mask that is given for an object in this image, as the options say."""
         mask = exact
         if self.outline == "box":
             mask = np.zeros_like(exact)
             rows, columns = np.flatnonzero(exact.any(1)), np.flatnonzero(exact.any(0))
             mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
-        return grown(mask, self.mask_dilation)
+        mask = grown(mask, self.mask_dilation)
+        return refined(image, mask) if self.refine else mask
 
     def code(self, split: str, label: int, number: int) -> int | None:
         """The class that the bias of a sample tells, None for none that was trained with.

@@ -39,4 +39,4 @@ class Textured(ObjectSet):
         place = np.random.default_rng((self.seed, number, 1))
         name = UNSEEN[place.integers(len(UNSEEN))] if code is None else TIED[code]
         image = np.where(exact[..., None], grey[..., None], crop(name, self.canvas, place))
-        return Example(image, self.annotated(exact), label)
+        return Example(image, self.annotated(exact, image), label)
