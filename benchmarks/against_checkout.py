@@ -68,9 +68,9 @@ def measure(row: str, mode: str, options: Comparison) -> dict[str, Any]:
 def main(options: Comparison) -> None:
     print(
         "| network, batch | mode | other s/step | here s/step | here/other | spread | "
-        "peak GB, other / here | first step s | loss differs |\n|---|---|---|---|---|---|---|---|---|",
-        flush=True,
+        "peak GB, other / here | first step s | loss differs |"
     )
+    print("|---" * 9 + "|", flush=True)
     for row in options.rows:
         for mode in options.modes:
             found = measure(row, mode, options)

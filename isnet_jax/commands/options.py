@@ -43,8 +43,8 @@ class NetworkOptions:
         loss stay in float32.
       remat: keep only what convolutions and dense layers return and compute the rest again for the
         gradient: less memory, a third for DenseNet121, up to 20 % more time, longer compilation.
-      isnet: the ISNet's objective: backgrounds exchanged within the batch, and a light heatmap loss.
-        The papers' objective has heatmaps alone (exchange.probability 0, heatmap_weight 0.7).
+      isnet: the ISNet's objective: backgrounds exchanged within the batch, and a light heatmap
+        loss. The papers' objective has heatmaps alone (exchange.probability 0, heatmap_weight 0.7).
         Multi-label data set the classification's task themselves.
       optimiser: how weights are updated.
       epochs: passes of the ISNet over the training images.

@@ -28,9 +28,9 @@ def refined(
       mask: True on the object and around it.
 
     Raises:
-      UserError: OpenCV is not installed.
+      UserError: see `opencv`.
     """
-    cv2 = _opencv()
+    cv2 = opencv()
     if not mask.any() or mask.all():
         return mask
     height, width = mask.shape
@@ -50,7 +50,12 @@ def refined(
     return found & mask if (found & mask).sum() >= _LEAST * mask.sum() else mask
 
 
-def _opencv() -> Any:
+def opencv() -> Any:
+    """OpenCV's module.
+
+    Raises:
+      UserError: it is not installed.
+    """
     try:
         import cv2
     except ImportError as error:

@@ -40,6 +40,8 @@ class OwnDataConfig:
         seed: decides who is in which split.
         allow_missing_masks: take images without a mask too: they are trained on without the
             heatmap loss.
+        refine_masks: cut masks that are wider than the objects, boxes for example, to what looks
+            unlike the image outside of them; needs OpenCV.
         skip_bad: leave out files that cannot be used; otherwise they stop the preparation.
 
     Raises:
@@ -52,6 +54,7 @@ class OwnDataConfig:
     test_fraction: float = 0.2
     seed: int = 0
     allow_missing_masks: bool = False
+    refine_masks: bool = False
     skip_bad: bool = False
 
     def __post_init__(self) -> None:

@@ -29,12 +29,13 @@ from isnet_jax.data.custom.check import (
 from isnet_jax.data.custom.fingerprints import differences, fingerprints
 from isnet_jax.data.custom.readers import Contents, Listing, Rejected, Source
 from isnet_jax.data.digits.sources import quiet_tfds
+from isnet_jax.data.refine import opencv, refined
 from isnet_jax.errors import UserError, printable
 from isnet_jax.files import write_atomically
 
 SHOWN: Final = 8
 # Options that came later, and what stands for their absence in earlier records.
-_LATER: Final = (("boxes", False),)
+_LATER: Final = (("boxes", False), ("refine_masks", False))
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ def prepare_own(
             they do not fit on the screen), a source that is none, data too few for their splits, or
             a folder that holds something else.
     """
+    if config.refine_masks:
+        opencv()  # Refuses where it is not installed.
     out = Path(os.path.abspath(Path(out).expanduser()))
     listing = source.listing()
     options = _settings(source, config)
@@ -196,6 +199,8 @@ def _write(
         found = read(samples[name], contents, source.rules)
         assert found is not None
         image, mask = fit_both(*found, config)
+        if config.refine_masks and mask is not None:
+            mask = refined(_seen(image), mask)
         return _converted(image, contained), mask, found[1].labels
 
     def count() -> None:
@@ -238,6 +243,13 @@ def _temporary(out: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _seen(image: np.ndarray) -> np.ndarray:
+    """As uint8 (h, w, 3)."""
+    if image.dtype == np.uint16:
+        image = np.rint(image / 257).astype(np.uint8)
+    return np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
 
 
 def _converted(image: np.ndarray, contained: Contained) -> np.ndarray:

@@ -14,7 +14,7 @@ from scipy import ndimage
 from isnet_jax.data.digits.builder import split_members
 from isnet_jax.data.digits.marks import grown
 from isnet_jax.data.digits.sources import Digits, Source, fingerprint, load_digits
-from isnet_jax.data.refine import refined
+from isnet_jax.data.refine import opencv, refined
 from isnet_jax.errors import UserError, suggest
 
 Outline = Literal["exact", "box"]
@@ -70,6 +70,8 @@ class ObjectSet:
     def __post_init__(self) -> None:
         if self.outline not in get_args(Outline):
             raise UserError(suggest(self.outline, get_args(Outline), what="outline of masks"))
+        if self.refine:
+            opencv()  # Refuses where it is not installed.
         for name, least in (("mask_dilation", 0), ("canvas", _SIDE), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be {least} or more.")
