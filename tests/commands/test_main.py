@@ -172,7 +172,8 @@ def test_data_named_beside_a_config_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(Started) as started:
         main([*OWN, "DATA", "--config", str(tmp_path / "part.yaml")])
     assert (started.value.job.data, started.value.job.epochs) == (Path("DATA"), 3)
-    assert "Missing from isnet-jax train own-data: PATH" in failed(capsys, *OWN, "--config", str(tmp_path / "part.yaml"))
+    said = failed(capsys, *OWN, "--config", str(tmp_path / "part.yaml"))
+    assert "Missing from isnet-jax train own-data: PATH" in said
 
 
 @pytest.mark.parametrize(
