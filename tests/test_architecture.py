@@ -112,6 +112,14 @@ def test_one_file_touches_the_jaxpr_api():
     assert len(touching) == 1
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_shapes_are_stated_only_where_tests_check_them(module, pytestconfig):
+    checked = pytestconfig.getoption("--jaxtyping-packages").split(",")[:-1]
+    stated = {name for name in imports(MODULES[module]) if name.startswith("jaxtyping.")}
+    if stated - {"jaxtyping.Array"}:
+        assert any(f"{module}.".startswith(f"{package}.") for package in checked)
+
+
 def test_shapes_are_checked_in_tests():
     with pytest.raises(jaxtyping.TypeCheckError):
         losses.foreground_loss(jnp.ones((2, 1, 4, 4, 3)), jnp.ones((3, 4, 4, 1)), bounds=(1, 2))
