@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import ctypes
+import resource
+
+from isnet_jax.errors import UserError
 
 # Names and numbers of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _NEVER = -1
+
+
+# JAX's libraries end with a segmentation fault in 1 GB of addresses, and start in 2.5 GB.
+LEAST_ADDRESS_SPACE = 2 << 30
+
+
+def require_address_space() -> None:
+    """Raises a `UserError` where a limit (ulimit -v) would make JAX's libraries crash."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE:
+        raise UserError(
+            f"this process may use {limit / 2**30:.2g} GiB of addresses (ulimit -v); JAX needs at "
+            f"least {LEAST_ADDRESS_SPACE >> 30} GiB to start, and more to train. Raise the limit."
+        )
 
 
 def keep_freed_memory() -> None:

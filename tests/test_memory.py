@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import subprocess
 import sys
 
@@ -30,3 +31,11 @@ def test_memory_is_used_again(call: str, keeps: bool):
     program = PROGRAM.format(call=call)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (int(done.stdout) < 1000) == keeps, done
+
+
+def test_a_limit_that_nothing_starts_in_is_said():
+    command = "from isnet_jax.commands.main import main; main(['inspect', '--model', 'small'])"
+    program = f"ulimit -v 1000000; exec {sys.executable} -c {shlex.quote(command)}"
+    done = subprocess.run(["sh", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "may use 0.95 GiB of addresses (ulimit -v)" in done.stderr

@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from isnet_jax.commands.terminal import say
 from isnet_jax.errors import Terminated, UserError, printable, suggest
-from isnet_jax.memory import keep_freed_memory
+from isnet_jax.memory import keep_freed_memory, require_address_space
 
 _USAGE = """usage: isnet-jax COMMAND [OPTIONS]
 
@@ -127,6 +127,7 @@ def _dispatch(arguments: list[str], console: Console) -> None:
     }
     if command not in commands:
         raise UserError(suggest(command, commands, what="command"))
+    require_address_space()
     commands[command](rest, console)
 
 
