@@ -5,21 +5,29 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from isnet_jax.errors import UserError
+from isnet_jax.training.lifeline import relay
 from isnet_jax.training.termination import listen
 
 T = TypeVar("T")
 
 _MESSAGE_BYTES = 4096
+_GRACE = 5  # Seconds in which a step with the others fails by itself.
+_OF_THE_RUNTIME = re.compile(r"[A-Z_]+: ")  # A status, such as UNKNOWN or DEADLINE_EXCEEDED.
 _MEETING = 300  # Seconds that all processes have to start in, at least.
+
+_stopping = threading.Lock()
 
 LOST = 75
 """Exit code of a process whose peers are gone: EX_TEMPFAIL, schedulers may start all again."""
@@ -74,8 +82,11 @@ class DistributedConfig:
             return
         given: dict[str, Any] = {}
         if self.coordinator != "auto":
+            others = self.index > 0
             given = {
-                "coordinator_address": self.coordinator,
+                "coordinator_address": relay(self.coordinator, _stop_unless_over)
+                if others
+                else self.coordinator,
                 "num_processes": self.count,
                 "process_id": self.index,
             }
@@ -135,20 +146,34 @@ def stops_with_the_others() -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, TimeoutError) as error:
+    except (RuntimeError, TimeoutError, ValueError) as error:
+        # Compiled functions raise some of the runtime's errors as ValueErrors.
+        if isinstance(error, ValueError) and not _OF_THE_RUNTIME.match(str(error)):
+            raise
         if jax.process_count() == 1:
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:500]
+        _stop((str(error).splitlines() or [type(error).__name__])[0])
+
+
+def _stop(reason: str) -> NoReturn:
+    with _stopping:  # For ever: only the first one speaks.
         print(
             f"error: process {jax.process_index()} of {jax.process_count()} stops: what it does "
-            f"with the others failed ({reason}). Most likely one of them has stopped; see what it "
-            "printed. Start all of them again with the same command: training goes on after the "
-            "last saved epoch.",
+            f"with the others failed ({reason[:500]}). Most likely one of them has stopped; see "
+            "what it printed. Start all of them again with the same command: training goes on "
+            "after the last saved epoch.",
             file=sys.stderr,
             flush=True,
         )
         sys.stdout.flush()
         os._exit(LOST)
+
+
+def _stop_unless_over() -> None:
+    """The first process is gone: a while later this one is too, unless both have just ended."""
+    time.sleep(_GRACE)
+    if jax.distributed.is_initialized():
+        _stop("the connection to the first process broke")
 
 
 def agreed(numbers: dict[str, float]) -> dict[str, float]:
