@@ -145,6 +145,9 @@ def test_data_that_lack_a_split_are_refused_before_training(
     info = json.loads((data / "dataset_info.json").read_text())
     info["splits"] = [each for each in info["splits"] if each["name"] != split]
     (data / "dataset_info.json").write_text(json.dumps(info))
+    record = json.loads((data / "preparation.json").read_text())
+    del record["digests"]
+    (data / "preparation.json").write_text(json.dumps(record))
     with pytest.raises(SystemExit, match="2"):
         run("train", "own-data", data, "--out", tmp_path / "run", *SMALL)
     assert f"expected {split} too" in capsys.readouterr().err

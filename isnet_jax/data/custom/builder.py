@@ -1,5 +1,6 @@
 """Own images as a TFDS data set: the builder that writes them, and reading what it wrote."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from PIL import Image
 from isnet_jax.errors import UserError, printable
 
 MANIFEST: Final = "preparation.json"
+_DESCRIBING: Final = ("dataset_info.json", "features.json", "metadata.json")
 # Older readers must not misread data of a newer layout.
 LAYOUT: Final = "1.0.0"
 # TFDS imports the modules that features.json names: only these are let through.
@@ -149,11 +151,13 @@ def open_prepared(folder: str | Path) -> tfds.core.DatasetBuilder:
         )
     try:
         _require_known_features(place / "features.json")
+        _require_intact(place)
         builder = tfds.builder_from_directory(place)
+        _require_form(builder)
         files = [Path(f) for split in builder.info.splits.values() for f in split.filepaths]
         missing = [path.name for path in files if not path.exists()]
-        if not files or "class_names" not in (builder.info.metadata or {}):
-            missing.append("dataset_info.json or metadata.json")
+        if not files:
+            missing.append("dataset_info.json")
     except Exception as error:
         # TFDS reads several JSON files and raises what each of their parsers raises.
         raise UserError(
@@ -168,6 +172,34 @@ def open_prepared(folder: str | Path) -> tfds.core.DatasetBuilder:
             "and prepare them again."
         )
     return builder
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that say what the records of prepared data mean."""
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _DESCRIBING}
+
+
+def _require_intact(folder: Path) -> None:
+    recorded = json.loads((folder / MANIFEST).read_text()).get("digests", {})
+    for name, digest in digests(folder).items() if recorded else ():
+        if recorded[name] != digest:
+            raise ValueError(f"{name} was changed since: its digest differs")
+
+
+def _require_form(builder: tfds.core.DatasetBuilder) -> None:
+    features, names = builder.info.features, builder.info.metadata["class_names"]
+    if not (names and all(isinstance(name, str) for name in names) and len({*names}) == len(names)):
+        raise ValueError("metadata.json has no class_names that are texts and differ")
+    (*size, channels), label = features["image"].shape, features["label"].shape
+    if not (
+        len(size) == 2
+        and all(isinstance(side, int) and side > 0 for side in size)
+        and channels in (1, 3)
+        and features["mask"].shape == (*size, 1)
+        and label in ((), (len(names),))
+        and features["id"].shape == ()
+    ):
+        raise ValueError("features.json has other shapes than isnet_jax writes")
 
 
 def _require_known_features(path: Path) -> None:

@@ -36,6 +36,17 @@ def content(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def require_form(record: Mapping[str, Any]) -> None:
+    """Raises KeyError or TypeError for a record that `differences` could not compare."""
+    options, files, left_out = (record[name] for name in ("options", "files", "left_out"))
+    whole = isinstance(options, dict) and isinstance(files, dict) and isinstance(left_out, list)
+    if not whole or not all(isinstance(problem, str) for problem in left_out):
+        raise TypeError("options, files or left_out are of a wrong type")
+    for found in files.values():
+        if not isinstance(found, list) or len(found) not in (0, 3):
+            raise TypeError("files have other fingerprints")
+
+
 def differences(
     record: Mapping[str, Any], options: Mapping[str, Any], listing: Listing
 ) -> list[str]:

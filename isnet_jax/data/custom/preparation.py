@@ -16,7 +16,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from isnet_jax.data.custom import partition
-from isnet_jax.data.custom.builder import LAYOUT, MANIFEST, Contained, OwnData, open_prepared
+from isnet_jax.data.custom.builder import (
+    LAYOUT,
+    MANIFEST,
+    Contained,
+    OwnData,
+    digests,
+    open_prepared,
+)
 from isnet_jax.data.custom.check import (
     SIDES,
     Checked,
@@ -26,7 +33,7 @@ from isnet_jax.data.custom.check import (
     fit_both,
     read,
 )
-from isnet_jax.data.custom.fingerprints import differences, fingerprints
+from isnet_jax.data.custom.fingerprints import differences, fingerprints, require_form
 from isnet_jax.data.custom.readers import Contents, Listing, Rejected, Source
 from isnet_jax.data.digits.sources import quiet_tfds
 from isnet_jax.data.refine import opencv, refined
@@ -106,6 +113,7 @@ def prepare_own(
     }
     with _temporary(out) as folder:
         written = _write(folder, source, listing, checked, contained, config, report)
+        record["digests"] = digests(written)
         write_atomically(written / MANIFEST, json.dumps(record, indent=1) + "\n")
         written.replace(out)
     return Prepared(open_prepared(out), tuple(left_out), reused=False)
@@ -280,7 +288,8 @@ def record_of(out: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads((out / MANIFEST).read_text())
-        if record["layout"] == LAYOUT and {"options", "files", "left_out"} <= record.keys():
+        if record["layout"] == LAYOUT:
+            require_form(record)
             return record
         found = f"holds data of the layout {record['layout']}, expected {LAYOUT}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -12,18 +12,16 @@ import json
 import os
 import re
 import shutil
-import signal
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import numpy as np
 import own_pictures as own
 import pytest
+from fuzzing import counts, fuzz
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -31,37 +29,6 @@ from isnet_jax.commands.main import main
 from isnet_jax.data import Split, load_split, open_prepared
 from isnet_jax.data.custom.readers import Contents, PixelRules, Rejected
 from isnet_jax.data.custom.readers.pictures import MaskFile, decode_image
-
-# A pipe that nobody writes to, or a bomb, would take for ever.
-SECONDS = 30
-
-
-def counts(few: int, many: int) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(
-        "examples", [few, pytest.param(many, marks=pytest.mark.slow)], ids=["few", "many"]
-    )
-
-
-def fuzz(examples: int, strategy: st.SearchStrategy, test: Callable[[Any], None]) -> None:
-    """Runs the test on many draws, each in at most `SECONDS`."""
-
-    @hypothesis.settings(
-        max_examples=examples,
-        deadline=timedelta(seconds=SECONDS),
-        derandomize=examples <= 200,
-        database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
-    )
-    @hypothesis.given(strategy)
-    def run(drawn: Any) -> None:
-        signal.alarm(SECONDS)
-        try:
-            test(drawn)
-        finally:
-            signal.alarm(0)
-
-    run()
 
 
 @contextlib.contextmanager
