@@ -183,7 +183,8 @@ class Checkpoints:
         self.wait()
         with self._writing():
             self._best.wait_until_finished()
-        return _best([self._best, self._last], like, self._tell)
+        with _abandoned_reads_are_silent():
+            return _best([self._best, self._last], like, self._tell)
 
     def latest_step(self) -> int | None:
         """The step of the latest whole checkpoint."""

@@ -59,7 +59,12 @@ def judge(out: Path, reference: dict[int, small_run.Start]) -> tuple[str, int]:
         start = small_run.start(out)
     except UserError:
         return "refused", -1
-    assert start.place == reference[start.step].place, start.step
+    place = dict(start.place)
+    if start.told and place:  # Of a damaged best one: another of the run's.
+        best = place.pop("best")
+        assert best in [other.place.get("state") for other in reference.values()]
+    expected = reference[start.step].place
+    assert place == {name: expected[name] for name in place}, start.step
     return "the one before" if start.told else "bit-equal", start.step
 
 
