@@ -55,6 +55,7 @@ OBJECTIVES: dict[str, ISNetConfig | Classification] = {
     "exchange, consistent": exchange(consistency=1.0),
     "exchange, isnet P 0.1": exchange(0.1),
     "exchange, isnet P 0.3": exchange(0.3),
+    "exchange, masks shrunk by 0 to 1": exchange(max_shrink=1),
     "exchange, masks shrunk by 0 to 6": exchange(max_shrink=6),
     "isnet, selective": isnet(variant="selective"),
     "isnet, dual": isnet(variant="dual"),
@@ -119,6 +120,11 @@ def sets(experiment: Experiment, seed: int) -> dict[str, MadeSet]:
             "fashion, boxes": dataclasses.replace(fashion, outline="box"),
             "fashion, dilated by 4": dataclasses.replace(fashion, mask_dilation=4),
         }
+        found |= {
+            f"{name}, refined": dataclasses.replace(coarse, refine=True)
+            for name, coarse in found.items()
+            if name in ("fashion, boxes", "fashion, dilated by 4")
+        }
     return found
 
 
@@ -147,7 +153,7 @@ def trained(
     options: Any = made
     exact = made
     if isinstance(made, ObjectSet):
-        exact = dataclasses.replace(made, outline="exact", mask_dilation=0)
+        exact = dataclasses.replace(made, outline="exact", mask_dilation=0, refine=False)
     if name == UNBIASED:  # The same objects before backgrounds of any class.
         made = dataclasses.replace(options, strength=1 / len(made.class_names))
     splits: dict[str, Split] = load(made)
