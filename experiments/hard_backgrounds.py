@@ -115,15 +115,14 @@ def sets(experiment: Experiment, seed: int) -> dict[str, MadeSet]:
             validation_fraction=600 / 8100,
             test_fraction=1500 / 8100,
         )
+        boxes = dataclasses.replace(fashion, outline="box")
+        wide = dataclasses.replace(fashion, mask_dilation=4)
         found |= {
             "fashion": fashion,
-            "fashion, boxes": dataclasses.replace(fashion, outline="box"),
-            "fashion, dilated by 4": dataclasses.replace(fashion, mask_dilation=4),
-        }
-        found |= {
-            f"{name}, refined": dataclasses.replace(coarse, refine=True)
-            for name, coarse in found.items()
-            if name in ("fashion, boxes", "fashion, dilated by 4")
+            "fashion, boxes": boxes,
+            "fashion, boxes, refined": dataclasses.replace(boxes, refine=True),
+            "fashion, dilated by 4": wide,
+            "fashion, dilated by 4, refined": dataclasses.replace(wide, refine=True),
         }
     return found
 
