@@ -22,6 +22,7 @@ from isnet_jax import ISNetConfig
 from isnet_jax.commands import progress, run_folder, train
 from isnet_jax.commands.custom import OwnDataJob
 from isnet_jax.commands.finished import finished_metrics
+from isnet_jax.evaluation.judge import Measured
 from isnet_jax.files import write_atomically
 from isnet_jax.training import (
     CheckpointConfig,
@@ -56,8 +57,10 @@ def job(out: Path, *, keep: int = 2) -> OwnDataJob:
 def without_judging() -> Iterator[None]:
     """What reads nothing back and takes the time: judging, heatmaps and pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        judged = {"isnet": {"test": 0.5, "background_relevance": None, "interventions": None}}
-        patch.setattr(train, "judge_all", lambda *_: judged)
+        judged = {"test": 0.5, "background_relevance": None, "interventions": None}
+        measured = {"isnet": Measured(judged, np.zeros((8, 3)), np.zeros(0))}
+        patch.setattr(train, "measure_all", lambda *_: measured)
+        patch.setattr(train, "decisions", lambda *_: None)
         patch.setattr(train, "samples", lambda *_: None)
         patch.setattr(
             train, "write_report", lambda path, *_, **__: write_atomically(path, "report")
