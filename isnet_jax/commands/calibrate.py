@@ -13,11 +13,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from isnet_jax.commands import custom, digits
-from isnet_jax.commands.options import NetworkOptions
+from isnet_jax.commands.options import NetworkOptions, recommended
 from isnet_jax.commands.terminal import say
 from isnet_jax.data import BiasedDigitsConfig, load_split, open_prepared
 from isnet_jax.files import check_writable
 from isnet_jax.objective import calibration
+from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.training import calibrate
 
 _DEMO = digits.CONFIGS["demo"]
@@ -34,6 +35,7 @@ class Calibrate(NetworkOptions):
     """
 
     out: Path = Path("calibration.json")
+    isnet: ISNetConfig = field(default_factory=recommended)
     epochs: int = 5
 
 

@@ -77,13 +77,13 @@ def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
       UserError: bad options, no prepared data, or an output folder that holds something else.
     """
     builder = open_prepared(job.data)
-    _require_splits(builder)
+    require_splits(builder)
     # Where `evaluate` and `--config` find the data.
     job = dataclasses.replace(job, isnet=of_task(job.isnet, builder), data=job.data.absolute())
     job = job.calibrated()
-    settings = train.settings_of(job) | _known(job.data)
-    load = functools.partial(_splits, builder, console)
-    known = functools.partial(_known_by_content, job.data)
+    settings = train.settings_of(job) | known_of(job.data)
+    load = functools.partial(splits_of, builder, console)
+    known = functools.partial(known_by_content, job.data)
     return train.run(job, settings, load, console, _WORDS, known)
 
 
@@ -121,9 +121,9 @@ def evaluate_run(
             "on some there. Say where they are now: --data FOLDER."
         )
     builder = open_prepared(data)
-    _require_splits(builder)
-    known = _known_by_content(data, {"content": trained.content})
-    same = known["content"] == _known(data)["content"]
+    require_splits(builder)
+    known = known_by_content(data, {"content": trained.content})
+    same = known["content"] == known_of(data)["content"]
     if other is None and not same:
         raise UserError(
             f"{printable(data)} was prepared anew since {printable(folder)} was trained, from "
@@ -132,7 +132,7 @@ def evaluate_run(
         )
     names = ("plain", "isnet") if trained.plain_epochs else ("isnet",)
     networks, descriptions = zip(*(network_of_run(folder / name) for name in names), strict=True)
-    splits = _splits(builder, console)
+    splits = splits_of(builder, console)
     _require_fit(descriptions[0], splits["train"], data)
     if not same:
         say(console, f"{data} is not what {folder} was trained on")
@@ -141,7 +141,8 @@ def evaluate_run(
     return metrics
 
 
-def _require_splits(builder: DatasetBuilder) -> None:
+def require_splits(builder: DatasetBuilder) -> None:
+    """Raises a `UserError` unless there is data to train on, to validate and to test on."""
     found = [*builder.info.splits]
     absent = [name for name in ("train", "validation") if name not in found]
     if not any(name.startswith("test") for name in found):
@@ -170,12 +171,13 @@ def _require_fit(description: ModelDescription, split: Split, data: Path) -> Non
         )
 
 
-def _splits(builder: DatasetBuilder, console: Console) -> dict[str, Split]:
+def splits_of(builder: DatasetBuilder, console: Console) -> dict[str, Split]:
+    """All splits, read into memory."""
     with console.status("reading the data"):
         return {name: load_split(builder, name) for name in sorted(builder.info.splits)}
 
 
-def _known(folder: Path) -> dict[str, Any]:
+def known_of(folder: Path) -> dict[str, Any]:
     """What is known of prepared data wherever they are: their content, and how files were read."""
     record = record_of(folder.expanduser())
     options = record["options"]
@@ -185,7 +187,7 @@ def _known(folder: Path) -> dict[str, Any]:
     return {"content": content(record), "reading": dataclasses.asdict(reading)}
 
 
-def _known_by_content(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def known_by_content(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a run; those of earlier versions hold a digest of the record with its times."""
     record = hashlib.sha256((folder.expanduser() / MANIFEST).read_bytes()).hexdigest()
-    return settings | (_known(folder) if settings["content"] == record else {})
+    return settings | (known_of(folder) if settings["content"] == record else {})

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from isnet_jax.commands import custom, digits, hard, run_folder
+from isnet_jax.commands import custom, digits, hard, run_folder, segmenter
 from isnet_jax.commands.train import Judged
 from isnet_jax.errors import UserError, printable
 
@@ -21,8 +21,8 @@ class Evaluate:
     Attributes:
       run: output folder of `isnet-jax train`.
       data_dir: where the data sets that this program makes are kept.
-      data: for `train own-data`: prepared data to judge on, where the run's own have moved, or
-        others with the same classes.
+      data: for `train own-data` and `train segmenter`: prepared data to judge on, where the run's
+        own have moved, or others with the same classes.
     """
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/biased-digits")
@@ -37,6 +37,8 @@ def run(options: Evaluate, console: Console) -> dict[str, Judged]:
       UserError: no run there, its data are gone or others by now, or a network is not trained yet.
     """
     settings = run_folder.read(options.run)
+    if segmenter.is_segmenter(settings):
+        return segmenter.evaluate_run(options.run, console, options.data)
     if custom.is_own(settings):
         return custom.evaluate_run(options.run, console, options.data)
     if options.data is not None:

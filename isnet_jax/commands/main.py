@@ -34,6 +34,7 @@ commands:
   train textured        the same on objects in front of photographs, one a class:
                         also decoy, coloured and lungs
   train own-data        train an ISNet on data that `prepare` has made
+  train segmenter       train a network that draws masks, for `prepare --masks-by`
   evaluate              judge the networks of a run on its test sets again
   predict               classes of image files, as a table
   export                a trained network for other programs, with a model card
@@ -50,7 +51,7 @@ isnet-jax train biased-digits --help
 # What is trained, and the argument that follows.
 _CALIBRATED = {"biased-digits": "", "own-data": "PREPARED"}
 _HARD = ("textured", "decoy", "coloured", "lungs")
-_JOBS = _CALIBRATED | dict.fromkeys(_HARD, "")
+_JOBS = _CALIBRATED | {"segmenter": "PREPARED"} | dict.fromkeys(_HARD, "")
 
 
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -152,8 +153,13 @@ def _train(arguments: list[str], console: Console) -> None:
     if name in _HARD:
         out = _train_hard(name, rest, console)
     else:
-        out = (_train_own_data if name == "own-data" else _train_biased_digits)(rest, console)
-    for file in ("report.html", "metrics.json"):
+        jobs = {
+            "own-data": _train_own_data,
+            "segmenter": _train_segmenter,
+            "biased-digits": _train_biased_digits,
+        }
+        out = jobs[name](rest, console)
+    for file in ("report.html", "metrics.json") if name != "segmenter" else ("metrics.json",):
         say(console, f"{file}: {(out / file).resolve()}")
     logs = shlex.quote(str(out / "tensorboard"))
     say(console, f"curves: tensorboard --logdir {logs}")
@@ -170,6 +176,19 @@ def _train_own_data(arguments: list[str], console: Console) -> Path:
     job = _parse(custom.OwnDataJob, arguments, "isnet-jax train own-data", **given)
     _connect(job.processes, console)
     custom.run(job, console)
+    return job.out
+
+
+def _train_segmenter(arguments: list[str], console: Console) -> Path:
+    from isnet_jax.commands import segmenter
+    from isnet_jax.commands.config_file import from_yaml
+
+    file, arguments = _config_file(arguments)
+    unnamed = segmenter.SegmenterJob(data=tyro.MISSING)
+    given = {"default": from_yaml(segmenter.SegmenterJob, file, default=unnamed)} if file else {}
+    job = _parse(segmenter.SegmenterJob, arguments, "isnet-jax train segmenter", **given)
+    _connect(job.processes, console)
+    segmenter.run(job, console)
     return job.out
 
 

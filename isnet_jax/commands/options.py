@@ -13,9 +13,9 @@ from isnet_jax import models
 from isnet_jax.data import Augmentation, Split
 from isnet_jax.errors import UserError
 from isnet_jax.objective.calibration import calibrated
-from isnet_jax.objective.classification import Classification
 from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.objective.exchange import Exchange
+from isnet_jax.objective.loss import Objective
 from isnet_jax.training import (
     CheckpointConfig,
     DistributedConfig,
@@ -43,11 +43,8 @@ class NetworkOptions:
         loss stay in float32.
       remat: keep only what convolutions and dense layers return and compute the rest again for the
         gradient: less memory, a third for DenseNet121, up to 20 % more time, longer compilation.
-      isnet: the ISNet's objective: backgrounds exchanged within the batch, and a light heatmap
-        loss. The papers' objective has heatmaps alone (exchange.probability 0, heatmap_weight 0.7).
-        Multi-label data set the classification's task themselves.
       optimiser: how weights are updated.
-      epochs: passes of the ISNet over the training images.
+      epochs: passes of the network over the training images; of a run's, of the ISNet.
       batch_size: images in each training step.
       augmentation: random transformations of image and mask together.
       seed: decides weights, order of the images and random choices; the data have their own.
@@ -60,7 +57,6 @@ class NetworkOptions:
     model: str = "compact"
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
-    isnet: ISNetConfig = field(default_factory=recommended)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     epochs: int = 12
     batch_size: int = 64
@@ -93,7 +89,7 @@ class NetworkOptions:
 
     def training(
         self,
-        objective: ISNetConfig | Classification,
+        objective: Objective,
         *,
         epochs: int | None = None,
         **options: Any,
@@ -112,17 +108,12 @@ class NetworkOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingJob(NetworkOptions):
-    """What is trained, how, and where to.
+class RunOptions(NetworkOptions):
+    """Where a training goes, how long, and what it runs on.
 
     Attributes:
       out: output folder: a new one, or that of the same run interrupted.
-      plain_epochs: passes of a plain classifier to compare with.
-      calibration: file of `isnet-jax calibrate`; its ranges replace isnet.foreground_range.
       patience: end a training after so many epochs without a new best one; 0 never does.
-      select_by: what makes an epoch the best, which is kept, on validation images: the lowest
-        loss, or the most right predictions with backgrounds exchanged ("interventions"). The
-        loss prefers networks that are as biased as the images.
       checkpoints: when they are written and how many are kept.
       profile_steps: first and last step, from 1, of which to write a profile into the run.
       launch: how the step runs over devices.
@@ -130,14 +121,42 @@ class TrainingJob(NetworkOptions):
     """
 
     out: Path = Path("runs/run")
-    plain_epochs: int = 6
-    calibration: Path | None = None
     patience: int = 0
-    select_by: SelectBy = "loss"
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     profile_steps: tuple[int, int] | None = None
     launch: Annotated[MeshConfig, tyro.conf.arg(name="")] = field(default_factory=MeshConfig)
     processes: DistributedConfig = field(default_factory=DistributedConfig)
+
+    def training(self, objective: Objective, **options: Any) -> TrainConfig:
+        return super().training(
+            objective,
+            patience=self.patience,
+            checkpoints=self.checkpoints,
+            profile_steps=self.profile_steps,
+            launch=self.launch,
+            **options,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingJob(RunOptions):
+    """An ISNet, and a plain classifier to compare it with.
+
+    Attributes:
+      isnet: the ISNet's objective: backgrounds exchanged within the batch, and a light heatmap
+        loss. The papers' objective has heatmaps alone (exchange.probability 0, heatmap_weight 0.7).
+        Multi-label data set the classification's task themselves.
+      plain_epochs: passes of a plain classifier to compare with.
+      calibration: file of `isnet-jax calibrate`; its ranges replace isnet.foreground_range.
+      select_by: what makes an epoch the best, which is kept, on validation images: the lowest
+        loss, or the most right predictions with backgrounds exchanged ("interventions"). The
+        loss prefers networks that are as biased as the images.
+    """
+
+    isnet: ISNetConfig = field(default_factory=recommended)
+    plain_epochs: int = 6
+    calibration: Path | None = None
+    select_by: SelectBy = "loss"
 
     def __post_init__(self):
         super().__post_init__()
@@ -168,9 +187,5 @@ class TrainingJob(NetworkOptions):
         return self.training(
             self.isnet if isnet else self.isnet.classification,
             epochs=self.epochs if isnet else self.plain_epochs,
-            patience=self.patience,
             select_by=self.select_by,
-            checkpoints=self.checkpoints,
-            profile_steps=self.profile_steps,
-            launch=self.launch,
         )

@@ -26,10 +26,28 @@ from isnet_jax.data import (
 )
 from isnet_jax.data.custom.readers import Source
 from isnet_jax.data.custom.readers.choice import Label
+from isnet_jax.data.custom.readers.segmented import SegmentedSource
+
+
+@dataclasses.dataclass(frozen=True)
+class MasksBy:
+    """Masks for images that have none.
+
+    Attributes:
+      masks_by: run of `isnet-jax train segmenter` that draws masks where there are none.
+      mask_confidence: the least that such a mask is taken with, in [0, 1]: the expected overlap
+        (IoU) with the true one, if the segmenter's probabilities hold. Images whose mask is not
+        so sure are left out by --skip-bad, or stay without a mask by --allow-missing-masks.
+    """
+
+    masks_by: Path | None = None
+    mask_confidence: float = 0.7
+
 
 # Options of several groups, without the groups' names before them.
 _Options = Annotated[OwnDataConfig, tyro.conf.arg(name="")]
 _Pixels = Annotated[PixelRules, tyro.conf.arg(name="")]
+_Masks = Annotated[MasksBy, tyro.conf.arg(name="")]
 _OUT = Path("datasets/own")
 SHOWN = 8
 
@@ -42,6 +60,9 @@ class Command(Protocol):
 
     @property
     def options(self) -> OwnDataConfig: ...
+
+    @property
+    def masks(self) -> MasksBy: ...
 
     def source(self) -> Source: ...
 
@@ -64,6 +85,7 @@ class Folder:
     out: Path = _OUT
     options: _Options = field(default_factory=OwnDataConfig)
     pixels: _Pixels = field(default_factory=PixelRules)
+    masks: _Masks = field(default_factory=MasksBy)
 
     def source(self) -> FolderSource:
         return FolderSource(self.folder, self.pixels)
@@ -91,6 +113,7 @@ class Csv:
     label_columns: tuple[str, ...] = ()
     options: _Options = field(default_factory=OwnDataConfig)
     pixels: _Pixels = field(default_factory=PixelRules)
+    masks: _Masks = field(default_factory=MasksBy)
 
     def source(self) -> CsvSource:
         return CsvSource(self.table, self.images, self.label_columns, self.pixels)
@@ -121,6 +144,7 @@ class Coco:
     boxes: bool = False
     options: _Options = field(default_factory=OwnDataConfig)
     pixels: _Pixels = field(default_factory=PixelRules)
+    masks: _Masks = field(default_factory=MasksBy)
 
     def source(self) -> CocoSource:
         return CocoSource(
@@ -154,6 +178,7 @@ class Voc:
     boxes: bool = False
     options: _Options = field(default_factory=OwnDataConfig)
     pixels: _Pixels = field(default_factory=PixelRules)
+    masks: _Masks = field(default_factory=MasksBy)
 
     def source(self) -> VocSource:
         return VocSource(
@@ -191,6 +216,7 @@ class Tfds:
     imports: tuple[str, ...] = ()
     options: _Options = field(default_factory=OwnDataConfig)
     pixels: _Pixels = field(default_factory=PixelRules)
+    masks: _Masks = field(default_factory=MasksBy)
 
     def source(self) -> TfdsSource:
         return TfdsSource(
@@ -226,7 +252,7 @@ def run(command: Command, console: Console) -> Prepared:
         def report(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
-        prepared = prepare_own(command.source(), command.out, command.options, report)
+        prepared = prepare_own(_source(command), command.out, command.options, report)
     for problem in prepared.problems[:SHOWN]:
         say(console, f"left out: {problem}")
     if len(prepared.problems) > SHOWN:
@@ -240,3 +266,20 @@ def run(command: Command, console: Console) -> Prepared:
     say(console, f"{'found again' if prepared.reused else 'prepared'}: {command.out}")
     say(console, f"{counts}; {height} x {width} pixels; {len(names)} classes: {listed}")
     return prepared
+
+
+def _source(command: Command) -> Source:
+    """The command's source, with masks by a segmenter if they are wanted."""
+    masks = command.masks
+    if masks.masks_by is None:
+        return command.source()
+    from isnet_jax.commands.segmenter import MaskMaker
+
+    segment = MaskMaker(masks.masks_by)
+    return SegmentedSource(
+        source=command.source(),
+        segmenter=segment.digest,
+        confidence=masks.mask_confidence,
+        keep_unsure=command.options.allow_missing_masks,
+        segment=segment,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -72,11 +73,20 @@ class TrainingDisplay:
     Args:
       name: of the network.
       logs: folder of TensorBoard's files.
-      samples: a few images for the heatmaps in TensorBoard.
+      samples: a few images for the pictures in TensorBoard.
+      draw: makes these of a network and a batch; heatmaps if left out.
     """
 
-    def __init__(self, name: str, logs: Path, samples: Split, console: Console):
+    def __init__(
+        self,
+        name: str,
+        logs: Path,
+        samples: Split,
+        console: Console,
+        draw: Callable[[nnx.Module, Any], np.ndarray] | None = None,
+    ):
         self.name, self.logs, self.samples, self.console = name, logs, samples, console
+        self.draw = draw or self._heatmaps
         self.start = self.steps = 0
         self.curves: Curves | None = None
         self.bar = Progress(
@@ -142,9 +152,7 @@ class TrainingDisplay:
             elif key in TIMES:
                 self.curves.scalar(f"speed/{key}", value, step)
         batch = self.samples.batch(slice(0, 8))
-        relevance = highest_logit_relevance(model(), batch["image"])
-        grid = heatmap_grid(batch["image"], batch["mask"], {self.name: relevance})
-        self.curves.image("heatmaps", np.asarray(grid), step)
+        self.curves.image("heatmaps", self.draw(model(), batch), step)
         self.curves.flush()
         if not self.console.is_terminal:
             parts = "  ".join(
@@ -152,3 +160,7 @@ class TrainingDisplay:
                 for key in ("train_loss", "validation_loss", "validation_accuracy")
             )
             say(self.console, f"{self.name}: step {step}/{self.steps}  {parts}")
+
+    def _heatmaps(self, model: nnx.Module, batch: Any) -> np.ndarray:
+        relevance = highest_logit_relevance(model, batch["image"])
+        return np.asarray(heatmap_grid(batch["image"], batch["mask"], {self.name: relevance}))

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from isnet_jax.commands import run_folder
 from isnet_jax.commands.finished import finished_metrics
-from isnet_jax.commands.options import TrainingJob
+from isnet_jax.commands.options import RunOptions, TrainingJob
 from isnet_jax.commands.progress import TrainingDisplay, Unobserved
 from isnet_jax.commands.terminal import say
 from isnet_jax.data import Split
@@ -59,7 +59,7 @@ from isnet_jax.training.validation import build_validation
 _HIGHEST = 6  # images with the highest share of relevance on the background, in the report
 
 
-def settings_of(job: TrainingJob) -> dict[str, Any]:
+def settings_of(job: RunOptions) -> dict[str, Any]:
     """What makes two runs the same: not places, devices, or what is kept and watched.
 
     Raises:
@@ -72,7 +72,7 @@ def settings_of(job: TrainingJob) -> dict[str, Any]:
     return settings if start is None else settings | {"weights": start}
 
 
-def completed(job: TrainingJob, found: dict[str, Any]) -> dict[str, Any]:
+def completed(job: RunOptions, found: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run of the same kind, with the defaults of options that came later."""
     names = {option.name for option in dataclasses.fields(job)}
     places = {name: str(getattr(job, name)) for name in _places(job)}
@@ -85,7 +85,7 @@ def completed(job: TrainingJob, found: dict[str, Any]) -> dict[str, Any]:
     return found | settings_of(made)
 
 
-def _places(job: TrainingJob) -> list[str]:
+def _places(job: RunOptions) -> list[str]:
     """The options that name files and folders: what is there counts, not where it is."""
     names = (option.name for option in dataclasses.fields(job))
     return [name for name in names if isinstance(getattr(job, name), Path)]

@@ -87,11 +87,11 @@ class Network(nnx.Module):
         """The parts before the head, from the input on; all in one unless a subclass says more."""
         return (("",),)
 
-    def embed(self, x: Images) -> Float[Array, "batch features"]:
-        """What the head reads."""
+    def embed(self, x: Images) -> Float[Array, "batch *place features"]:
+        """What the head reads; of segmenters, at each place of the image."""
         raise NotImplementedError
 
-    def __call__(self, x: Array) -> Float[Array, "batch classes"]:
+    def __call__(self, x: Array) -> Float[Array, "batch *place classes"]:
         self._check(x)
         parameters = self.head.kernel[...].dtype
         if self.normalisation is not None:

@@ -14,6 +14,7 @@ from isnet_jax.models.densenet import DenseNet
 from isnet_jax.models.network import Network
 from isnet_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from isnet_jax.models.small import Compact, Small
+from isnet_jax.models.unet import UNet
 from isnet_jax.models.vgg import DEPTHS, VGG
 from isnet_jax.models.vit import VisionTransformer
 
@@ -40,12 +41,16 @@ _MODELS: dict[str, functools.partial[Network]] = {
     "vit_l_16": functools.partial(VisionTransformer, width=1024, depth=24, heads=16),
 }
 
+# Images to logits of each pixel; `list` does not name them.
+_SEGMENTERS: dict[str, functools.partial[Network]] = {"unet": functools.partial(UNet)}
+_ALL = _MODELS | _SEGMENTERS
+
 
 def create(name: str, *, num_classes: int, rngs: nnx.Rngs, **given: Any) -> Network:
     """A freshly initialised network in train mode.
 
     Args:
-      name: one of `models.list()`.
+      name: one of `models.list()`, or "unet", whose logits are (B, H, W, classes).
       num_classes: at least 1.
       rngs: `nnx.Rngs(seed)`; its "params" stream draws the weights, "dropout" what is dropped.
       given: options of every `Network`: in_channels, dropout, dtype, normalisation; and of its
@@ -57,7 +62,7 @@ def create(name: str, *, num_classes: int, rngs: nnx.Rngs, **given: Any) -> Netw
     check_options(name, given)
     if num_classes < 1:
         raise UserError(f"models.create: num_classes is {num_classes}; expected at least 1.")
-    return _MODELS[name](num_classes, rngs=rngs, **given)
+    return _ALL[name](num_classes, rngs=rngs, **given)
 
 
 def check_options(name: str, given: Iterable[str]) -> None:
@@ -94,9 +99,9 @@ def options(name: str) -> set[str]:
     Raises:
       UserError: an unknown name; the nearest is suggested.
     """
-    if name not in _MODELS:
+    if name not in _ALL:
         raise UserError(suggest(name, _MODELS, what="model"))
-    make = _MODELS[name]
+    make = _ALL[name]
     keywords = {
         parameter.name
         for kind in (make.func, Network)

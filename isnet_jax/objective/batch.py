@@ -121,6 +121,22 @@ class Batch:
         offset = 0 if axis_name is None else lax.axis_index(axis_name) * len(self)
         return offset + jnp.arange(len(self))
 
+    def weighted_masks(self, axis_name: str | None) -> tuple[Array, Array]:
+        """Each sample's weight in the mean over those with a mask, and the masks.
+
+        Of a sample without a mask all counts as foreground, so that its heatmap loss is finite.
+        """
+        dtype = jnp.promote_types(self.image.dtype, jnp.float32)
+        if self.has_mask is None:
+            return jnp.full(len(self), 1 / len(self), dtype), self.mask
+        there = self.has_mask.astype(bool)
+        share = (self.whole or self).has_mask.astype(bool).mean(dtype=dtype)
+        count = share * len(self)
+        if axis_name is not None:
+            count = lax.pmean(count, axis_name)
+        weights = jnp.where(there, 1 / jnp.maximum(count, 1e-6), 0)
+        return weights, jnp.where(there[:, None, None, None], self.mask, 1)
+
     def parts(self, count: int, axis_name: str | None) -> tuple[Batch, Whole]:
         """So many equal parts, on a new leading axis of each array, and the whole they make."""
         size = len(self) // count

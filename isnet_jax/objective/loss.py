@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
 from isnet_jax import lrp
@@ -21,9 +20,11 @@ from isnet_jax.objective.classification import Classification, accuracy, classif
 from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.objective.exchange import Exchange, both_views, disagreement, exchanged
 from isnet_jax.objective.seeds import explained, needed
+from isnet_jax.objective.segmentation import Segmentation, segmentation_loss
 
 _EXCHANGE = 1  # Folded into the key, so that other choices are the same with and without.
 
+Objective = ISNetConfig | Classification | Segmentation
 Maps = list[Float[Array, "batch k _ _ _"]]
 LossFunction = Callable[
     [nnx.Module, Mapping[str, Any] | Batch, Array, Array | int], tuple[Array, dict[str, Array]]
@@ -31,14 +32,16 @@ LossFunction = Callable[
 """(model, batch, key, number of updates so far) -> loss, aux."""
 
 
-def loss_function(
-    config: ISNetConfig | Classification, axis_name: str | None = None
-) -> LossFunction:
-    """The loss of an ISNet, of a plain classifier, or of exchanged backgrounds alone.
+def loss_function(config: Objective, axis_name: str | None = None) -> LossFunction:
+    """The loss of an ISNet, of a plain classifier, of exchanged backgrounds alone, of a segmenter.
 
     Args:
       axis_name: the mapped axis over which batches are split.
     """
+    if isinstance(config, Segmentation):
+        return lambda model, batch, key, step: segmentation_loss(
+            model, batch, config, axis_name=axis_name
+        )
     if isinstance(config, Classification):
         return lambda model, batch, key, step: plain_loss(model, batch, config, axis_name=axis_name)
     if not config.explains:
@@ -115,7 +118,7 @@ def isnet_loss(
         others = model(batch.image[order[count:]])  # pyright: ignore[reportCallIssue]
         logits = jnp.concatenate([logits, others])[jnp.argsort(order)]
     classification = _classified(logits, batch, config, axis_name)
-    weights, mask = _annotated(batch, axis_name)
+    weights, mask = batch.weighted_masks(axis_name)
     weights = drawn(weights) * (len(batch) / count)
     heatmap, maps = _weighted_heatmap_loss(explanation, drawn(mask), weights, config)
     weight = config.weight_at(step)
@@ -354,20 +357,3 @@ def _classification_loss(
 ) -> Float[Array, ""]:
     whole = None if batch.whole is None else batch.whole.label
     return classification_loss(logits, batch.label, options, axis_name, whole)
-
-
-def _annotated(batch: Batch, axis_name: str | None) -> tuple[Array, Array]:
-    """Each sample's weight in the mean over those with a mask, and the masks.
-
-    Of a sample without a mask all counts as foreground, so that its heatmap loss is finite.
-    """
-    dtype = jnp.promote_types(batch.image.dtype, jnp.float32)
-    if batch.has_mask is None:
-        return jnp.full(len(batch), 1 / len(batch), dtype), batch.mask
-    there = batch.has_mask.astype(bool)
-    share = (batch.whole or batch).has_mask.astype(bool).mean(dtype=dtype)
-    count = share * len(batch)
-    if axis_name is not None:
-        count = lax.pmean(count, axis_name)
-    weights = jnp.where(there, 1 / jnp.maximum(count, 1e-6), 0)
-    return weights, jnp.where(there[:, None, None, None], batch.mask, 1)

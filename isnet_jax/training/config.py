@@ -11,9 +11,7 @@ from flax import nnx
 
 from isnet_jax.data import Augmentation, Split, train_iterator
 from isnet_jax.errors import UserError, suggest
-from isnet_jax.objective.classification import Classification
-from isnet_jax.objective.config import ISNetConfig
-from isnet_jax.objective.loss import LossFunction, loss_function
+from isnet_jax.objective.loss import LossFunction, Objective, loss_function
 from isnet_jax.training.checkpoint import CheckpointConfig
 from isnet_jax.training.fine_tuning import FineTuneConfig
 from isnet_jax.training.mesh import MeshConfig
@@ -27,7 +25,7 @@ class TrainConfig:
     """How one network is trained.
 
     Attributes:
-      objective: an ISNet's, or the loss of a plain classifier.
+      objective: an ISNet's, or the loss of a plain classifier or of a segmenter.
       optimiser: see there.
       epochs: passes over the training split, at least 1.
       batch_size: samples a step, over all devices, at least 1.
@@ -43,7 +41,7 @@ class TrainConfig:
       fine_tune: weights to start from, and what moves how far.
     """
 
-    objective: ISNetConfig | Classification
+    objective: Objective
     optimiser: OptimiserConfig
     epochs: int
     batch_size: int

@@ -14,10 +14,10 @@ from flax import nnx
 from isnet_jax.data.split import Split
 from isnet_jax.models.network import in_mode
 from isnet_jax.objective.batch import Batch, Whole
-from isnet_jax.objective.classification import Classification, accuracy
+from isnet_jax.objective.classification import accuracy
 from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.objective.exchange import Exchange, exchanged
-from isnet_jax.objective.loss import loss_function
+from isnet_jax.objective.loss import Objective, loss_function
 from isnet_jax.training.compilation import compiler_options
 from isnet_jax.training.mesh import Launcher
 from isnet_jax.training.step import Metrics, TrainState, averaged, scalars
@@ -27,7 +27,7 @@ _NO_STEP = 2**32 - 1  # Random choices of a validation are those of no step.
 
 def build_validation(
     model: nnx.Module,
-    config: ISNetConfig | Classification,
+    config: Objective,
     *,
     axis_name: str | None = None,
     interventions: bool = False,
@@ -84,7 +84,7 @@ class Validation:
     def __init__(
         self,
         model: nnx.Module,
-        config: ISNetConfig | Classification,
+        config: Objective,
         launcher: Launcher,
         split: Split,
         largest: int,

@@ -3,7 +3,7 @@
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
 from PIL import Image
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -35,6 +35,17 @@ def fitted(pixels: np.ndarray, size: tuple[int, int], fit: Fit) -> np.ndarray:
     source, target = zip(*(_overlap(n, s) for n, s in zip(near, size, strict=True)), strict=True)
     result[target] = scaled[source]
     return result
+
+
+def unpadded(
+    values: Float[np.ndarray, "h w"], size: tuple[int, int]
+) -> Float[np.ndarray, "height width"]:
+    """What `fitted(..., "pad")` made of an image of this size, brought back to it."""
+    scale = min(have / want for have, want in zip(values.shape, size, strict=True))
+    near = tuple(max(1, round(side * scale)) for side in size)
+    _, inside = zip(*(_overlap(n, v) for n, v in zip(near, values.shape, strict=True)), strict=True)
+    picture = Image.fromarray(values[inside].astype(np.float32))
+    return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def _overlap(have: int, want: int) -> tuple[slice, slice]:
