@@ -55,7 +55,7 @@ def test_it_finds_the_foreground(room: Path, capsys: pytest.CaptureFixture[str])
     run("evaluate", room / "run")
     shown = capsys.readouterr().out
     assert "is finished" in shown
-    assert shown.count(f"{100 * metrics['test']['iou']:.1f} %") == 2
+    assert shown.count(f"{100 * metrics['test']['iou']:.1f} %") >= 2
 
 
 def test_masks_are_drawn_where_there_are_none(room: Path, tmp_path: Path, capsys):

@@ -32,7 +32,8 @@ def fingerprints(listing: Listing, digests: Mapping[Any, str]) -> dict[str, Fing
 def content(record: Mapping[str, Any]) -> str:
     """A digest of what prepared data were made from: files and options, not places or times."""
     files = {name: [found[0], found[2]] if found else [] for name, found in record["files"].items()}
-    text = json.dumps({**record, "files": files}, sort_keys=True)
+    made_of = {name: record[name] for name in ("layout", "options", "left_out")}
+    text = json.dumps(made_of | {"files": files}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

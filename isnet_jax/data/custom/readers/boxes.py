@@ -29,17 +29,18 @@ def box(left: Any, top: Any, right: Any, bottom: Any, *, first: int = 0) -> Box:
     Raises:
         Rejected: they are none, or leave nothing inside.
     """
+    given = (left, top, right, bottom)
     try:
-        found = tuple(float(side) for side in (left, top, right, bottom))
+        x0, y0, x1, y1 = map(float, given)
     except (TypeError, ValueError):
-        found = (math.nan,)
-    if not all(map(math.isfinite, found)):
-        given = ", ".join(str(side)[:20] for side in (left, top, right, bottom))
-        raise Rejected(f"has the box {given}, expected four numbers", _REMEDY)
-    found = (found[0] - first, found[1] - first, *found[2:])
-    if not (found[0] < found[2] and found[1] < found[3]):
-        raise Rejected(f"has a box without an inside: {', '.join(map(str, found))}", _REMEDY)
-    return found  # pyright: ignore[reportReturnType]
+        x0 = y0 = x1 = y1 = math.nan
+    if not all(map(math.isfinite, (x0, y0, x1, y1))):
+        shown = ", ".join(str(side)[:20] for side in given)
+        raise Rejected(f"has the box {shown}, expected four numbers", _REMEDY)
+    corners = (x0 - first, y0 - first, x1, y1)
+    if not (corners[0] < x1 and corners[1] < y1):
+        raise Rejected(f"has a box without an inside: {', '.join(map(str, corners))}", _REMEDY)
+    return corners
 
 
 def polygon(corners: Box) -> list[list[float]]:
