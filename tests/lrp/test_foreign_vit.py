@@ -5,11 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from equimo.layers.attention import Attention
-from equimo.models import VisionTransformer
 from jax import lax
 
 from isnet_jax import lrp
+
+try:
+    from equimo.core.layers.attention import Attention
+    from equimo.vision.models import VisionTransformer
+except ModuleNotFoundError:  # before version 2
+    from equimo.layers.attention import Attention
+    from equimo.models import VisionTransformer
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -24,7 +29,8 @@ def made(**options):
 
 
 def on_batches(model):
-    return lambda x: jax.vmap(model)(x)
+    key = jax.random.key(0)
+    return jax.vmap(lambda x: model(x, key=key, inference=True))
 
 
 def images():
@@ -71,7 +77,7 @@ def halved(product, a, b):
 
 
 class HalvedAttention(Attention):
-    def __call__(self, x, key, inference=None, mask=None, rope_sincos=None):
+    def __call__(self, x, key, inference=None, **_):
         qkv = jax.vmap(self.qkv)(x).reshape(len(x), 3, self.num_heads, self.head_dim)
         q, k, v = qkv.transpose(1, 2, 0, 3)
         scores = halved("hqd,hkd->hqk", q, k) / np.sqrt(self.head_dim)
@@ -104,7 +110,9 @@ def test_attnlrp_is_the_gradient_of_the_network_with_its_rules_written_in():
 def test_its_feed_forward_block_conserves_relevance():
     block = made(ffn_bias=False).blocks[0].blocks[0].mlp
     tokens = jax.random.normal(jax.random.key(2), (5, 8), float)
-    value, pullback = lrp.vjp(lambda x: block(x, jax.random.key(0)), tokens, rules=lrp.AttnLRP())
+    value, pullback = lrp.vjp(
+        lambda x: block(x, jax.random.key(0), inference=True), tokens, rules=lrp.AttnLRP()
+    )
     np.testing.assert_allclose(pullback(value).sum(), (value * value).sum(), rtol=1e-12)
 
 
