@@ -21,7 +21,7 @@ class Sources(NamedTuple):
 
     Attributes:
       names: the path in the pytree that holds the array.
-      texts: arrays whose numbers are written into the functions.
+      texts: arrays whose numbers are written into the functions, or into lists that they read.
     """
 
     names: dict[int, str]
@@ -40,6 +40,7 @@ def sources_of(f: Callable[..., Any], constants: Mapping[int, Any]) -> Sources:
         for path, leaf in jax.tree_util.tree_flatten_with_path(holder)[0]:
             name = _name(path)
             paths.setdefault(id(leaf), name)
+            numbers.update(_numbers([leaf]))
             if isinstance(leaf, np.ndarray) and np.issubdtype(leaf.dtype, np.number):
                 arrays.append((leaf, name))
     names, texts = {}, set()

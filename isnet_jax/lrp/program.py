@@ -24,11 +24,13 @@ from isnet_jax.lrp.plan.sites import (
     tap_shapes,
     walk,
 )
+from isnet_jax.lrp.refusals import changes_a_model, no_rule
 from isnet_jax.lrp.run.cotangents import Attach
 from isnet_jax.lrp.run.interpreter import Places, evaluate
 from isnet_jax.lrp.run.probes import Probes
 from isnet_jax.lrp.trace import jaxpr
 from isnet_jax.lrp.trace.batch import Place, Samples
+from isnet_jax.lrp.trace.builder import trace
 from isnet_jax.lrp.trace.jaxpr import Graph, Variable
 from isnet_jax.lrp.trace.primitives import LAYERS, MOVES
 
@@ -68,11 +70,11 @@ class Program:
             for _ in jax.tree.leaves(primal)
         ]
         try:
-            graph, self.shapes = jaxpr.trace(f, primals, context.kept)
+            graph, self.shapes = trace(f, primals, context.kept)
         except Exception as error:
             if type(error).__name__ != "TraceContextError":  # Flax NNX's
                 raise
-            raise UserError(_changes_a_model(error)) from error
+            raise UserError(changes_a_model(error)) from error
         if has_aux and not (isinstance(self.shapes, tuple) and len(self.shapes) == 2):
             raise UserError("lrp.vjp(has_aux=True): f must return (output, auxiliary).")
         self._check_inputs(graph)
@@ -126,7 +128,7 @@ class Program:
         ]
         for plan, site in unsupported:
             if strict or site.operation.name == "while":
-                raise UserError(_unsupported(plan, site))
+                raise UserError(no_rule(plan, site))
         if unsupported:
             listed = ", ".join(
                 f"{s.operation.name!r} at {s.operation.where}" for _, s in unsupported
@@ -313,39 +315,6 @@ def _leaf(operand: Any, plan: Plan) -> Variable | None:
             return None
         (operand,) = producer.inputs
     return None
-
-
-def _changes_a_model(error: Exception) -> str:
-    return (
-        f"lrp: f changes a Flax model that it captures ({str(error).partition(' (http')[0]}), as "
-        "batch norm and dropout do in train mode, and counters of random numbers, as nnx.RNN's, in "
-        "every mode; a traced function must not. Use model.eval(), or, where that is not enough, "
-        "give f a copy: `graph, state = nnx.split(model)` and in f `copy = nnx.merge(graph, state, "
-        "copy=True)`. With has_aux=True, f returns (copy(x), nnx.state(copy)) to keep what changed."
-    )
-
-
-def _unsupported(plan: Plan, site: Site) -> str:
-    operation = site.operation
-    if operation.name == "while":
-        return (
-            f"lrp: relevance would pass the while loop at {operation.where}, which has no "
-            "reverse-mode derivative. Use jax.lax.scan, or jax.lax.fori_loop with fixed bounds."
-        )
-    shapes = ", ".join(str(plan.graph.shape(operand)) for operand in operation.inputs)
-    divides = (
-        "If it normalises by a statistic, mark that: "
-        'lrp.mark(denominator, "norm_statistics"). Else three ways out: '
-        if operation.name == "div"
-        else "Two ways out: "
-    )
-    return (
-        f"lrp: no rule for the operation {operation.name!r} at {operation.where}, inputs of shapes "
-        f"{shapes}, through which relevance would pass. {divides}"
-        f'lrp.register_rule("{operation.name}", "linear" | "activation" | a function), or put the '
-        "function that uses it under a named jax.jit and register a rule for that name. "
-        "(strict=False keeps its plain VJP.)"
-    )
 
 
 def _warn(message: str) -> None:

@@ -1,5 +1,6 @@
 """Control flow, nested functions, taps and masks: equal to the plain, unrolled program."""
 
+import functools
 import warnings
 
 import jax
@@ -397,3 +398,46 @@ def test_what_carries_no_relevance_outside_carries_none_inside(wrap, problem):
         lrp.vjp(f, x, rules=lrp.Epsilon(0.1))[1](jnp.ones((2, 3))) for f in (outside, within)
     ]
     np.testing.assert_allclose(*heatmaps, rtol=1e-12)
+
+
+def test_a_layer_in_a_branch_whose_norm_is_behind_the_cond(problem):
+    """What a rule needs of it is not known where it is evaluated."""
+    x, (w, *_), head = problem
+    b = head[:, 0]
+
+    def torn(x):
+        h = lax.cond(b[0] < 9, lambda x: x @ w, lambda x: 2 * (x @ w), x)
+        return jax.nn.relu(h + b)
+
+    with pytest.raises(UserError, match=r"in a branch of a cond, and the operation 'add' at .*py"):
+        lrp.vjp(torn, x, rules=lrp.ZPlus())
+    rows = lrp.inspect(torn, x, rules=lrp.AttnLRP(), strict=True)
+    assert [row.kind for row in rows] == ["layer", "layer"]
+
+
+def test_a_refusal_names_the_users_code_or_none(problem):
+    """Where the explained function is a library's wrapper, what it wraps is the place."""
+    x, (w, *_), _ = problem
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("d",))
+    spec = jax.sharding.PartitionSpec()
+
+    def dense(x):
+        return x @ w
+
+    mapped = jax.shard_map(dense, mesh=mesh, in_specs=spec, out_specs=spec)
+    with pytest.raises(UserError, match=r"'shard_map' at .*test_control_flow.py:.*dense\)"):
+        lrp.vjp(mapped, x, rules=lrp.Epsilon(0.1))
+    with pytest.raises(UserError, match=r"'cumprod' at the explained function itself"):
+        lrp.vjp(functools.partial(jnp.cumprod, axis=1), x, rules=lrp.Epsilon(0.1))
+
+
+def test_equations_with_a_constant_matrix_are_solved(problem):
+    x, (w, *_), _ = problem
+
+    def solved(x):
+        return jnp.linalg.solve(w, x.T).T
+
+    found = lrp.vjp(solved, x, rules=lrp.AttnLRP())[1](jnp.ones((2, 4)))
+    np.testing.assert_allclose(found, x * jnp.linalg.inv(w).sum(0), rtol=1e-9)
+    with pytest.raises(UserError, match="equations are solved whose matrix depends on the input"):
+        lrp.vjp(lambda x: jnp.linalg.solve(w + x.sum(), x.T), x, rules=lrp.AttnLRP())

@@ -306,3 +306,57 @@ def test_activations_however_they_are_spelt(pair, rules):
         return lambda x: activation(x @ P["w"]) @ P["u"]
 
     assert_same(net(pair[0]), net(pair[1]), X, rules)
+
+
+STACKED = {
+    "select": lambda h: jnp.select([h > 0], [h], 0.0),
+    "max of a stack": lambda h: jnp.max(jnp.stack([h, jnp.zeros_like(h)]), 0),
+    "max of an array": lambda h: jnp.array([jnp.zeros_like(h), h]).max(0),
+}
+
+
+@every_rule
+@pytest.mark.parametrize("relu", STACKED.values(), ids=STACKED)
+def test_relus_by_what_is_stacked(relu, rules):
+    def net(relu):
+        return lambda x: relu(x @ P["w"] + P["b"]) @ P["u"]
+
+    assert_same(net(relu), net(nn.relu), X, rules)
+
+
+ATTENTION = {rules: getattr(lrp, rules)() for rules in ("AttnLRP", "CPLRP", "ISNetFlex")}
+
+
+@pytest.mark.parametrize("rules", ATTENTION.values(), ids=ATTENTION)
+@pytest.mark.parametrize("shift", [lambda s: 0, lambda s: lax.stop_gradient(s.max(-1))[..., None]])
+def test_a_softmax_that_is_normalised_behind_the_values(shift, rules):
+    q, k, v = (0.5 * normal(6, 3, seed=i) for i in range(3))
+
+    def behind(x):
+        s = (x @ q) @ (x @ k).swapaxes(1, 2)
+        e = jnp.exp(s - shift(s))
+        return ((e @ (x @ v)) * (1 / e.sum(-1))[..., None]).mean(1)
+
+    x = normal(2, 4, 6)
+    assert_same(behind, lambda x: attention(nn.softmax, x), x, rules)
+
+
+COLOURS = [[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]]
+
+
+def test_a_matrix_in_a_list_of_the_module_is_a_guess():
+    def net(x):
+        return classify(x @ jnp.array(COLOURS))
+
+    table = lrp.inspect(net, uniform(1, 6, 6, 3), rules=lrp.EpsilonPlusFlat())
+    assert "a matrix that is written into the function" in table.guesses[0]
+    assert [row.kind for row in table].count("layer") == 2
+
+
+def test_a_batch_norm_centred_by_a_matrix_is_said():
+    def net(x):
+        h = (jnp.eye(3) - jnp.ones((3, 3)) / 3) @ (x @ P["w"])
+        return nn.relu(h * lax.rsqrt((h * h).mean(0) + 1e-5)) @ P["u"]
+
+    table = lrp.inspect(net, X, rules=lrp.AttnLRP())
+    assert "mixes the samples" in table.guesses[0]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from handed import P, X, heatmap, mlp
+from handed import P, X, assert_same, heatmap, mlp
 from jax import lax, nn
 
 from isnet_jax import UserError, lrp
@@ -90,15 +90,19 @@ def test_a_mark_without_a_meaning():
         lrp.mark(X, "wieght")
 
 
-def test_a_layer_that_is_written_out_is_said():
+@pytest.mark.parametrize("rules", [lrp.ZPlus(), lrp.EpsilonPlusFlat(), lrp.LayerEpsilon(0.1)])
+def test_a_layer_that_is_written_out_is_a_layer(rules):
     def written_out(x):
         return nn.relu((x[:, :, None] * P["w"]).sum(1) + P["b"]) @ P["u"]
 
     def pooled(x):
         return (jnp.stack([x, x], 1) * P["table"][0]).mean(1) @ P["w"]
 
-    with pytest.warns(UserWarning, match=r"product with a parameter is summed, as a layer does"):
-        lrp.vjp(written_out, X, rules=lrp.ZPlus())
-    assert lrp.inspect(written_out, X, rules=lrp.ZPlus()).guesses
-    assert not lrp.inspect(pooled, X, rules=lrp.ZPlus()).guesses
-    assert not lrp.inspect(lambda x: mlp(P, x), X, rules=lrp.ZPlus()).guesses
+    assert_same(written_out, lambda x: mlp(P, x), X, rules)
+    kinds = [row.kind for row in lrp.inspect(pooled, X, rules=rules)]
+    assert kinds.count("layer") == 1
+    table = lrp.inspect(written_out, X, rules=rules, relevance=True)
+    plain = lrp.inspect(lambda x: mlp(P, x), X, rules=rules, relevance=True)
+    sums = [(row.arrives, row.leaves) for row in table if row.kind == "layer"]
+    expected = [(row.arrives, row.leaves) for row in plain if row.kind == "layer"]
+    np.testing.assert_allclose(sums, expected, rtol=1e-9, atol=1e-12)

@@ -10,9 +10,9 @@ from jax import lax
 from isnet_jax import lrp
 from isnet_jax.lrp import program
 from isnet_jax.lrp.plan import planner
-from isnet_jax.lrp.plan.layers import Weights
+from isnet_jax.lrp.plan.weights import Weights
 from isnet_jax.lrp.run import cotangents
-from isnet_jax.lrp.trace import dependence, jaxpr, norms
+from isnet_jax.lrp.trace import builder, dependence, norms
 from isnet_jax.lrp.trace.batch import Place, Samples
 from isnet_jax.lrp.trace.dependence import Flow
 
@@ -100,7 +100,7 @@ FAULTS = {
     ),
     "checkpoints stay closed": (
         lambda m: m.setattr(
-            jaxpr._Builder,
+            builder._Builder,
             "_checkpoint",
             lambda self, equation, inputs: self._append(equation, inputs, "remat2"),
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 from isnet_jax.lrp.plan.carried import STABILISER
@@ -29,19 +30,27 @@ class Leaving(NamedTuple):
 
 
 class Reads:
-    """Who reads what in a plan, counted once for the plan and again for each block."""
+    """Who reads what in a plan, counted when first asked for, and again for each block."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.carried_at: dict[Variable, list[Carried]] = {}
-        for carried in plan.carried:
-            self.carried_at.setdefault(carried[0], []).append(carried)
-        self.sites_of: dict[Variable, list[Site]] = {}
-        for site in plan.sites.values():
-            self.sites_of.setdefault(site.at, []).append(site)
-        self.values = Counter(variables(plan.graph.outputs))
-        self.values.update(self._values(plan.graph.operations))
-        self.carriers = Counter(self._carriers(plan.graph.operations))
+
+    @cached_property
+    def values(self) -> Counter[Variable]:
+        found = Counter(variables(self.plan.graph.outputs))
+        found.update(self._values(self.plan.graph.operations))
+        return found
+
+    @cached_property
+    def carriers(self) -> Counter[Carried]:
+        return Counter(self._carriers(self.plan.graph.operations))
+
+    @cached_property
+    def _carried_at(self) -> dict[Variable, list[Carried]]:
+        found: dict[Variable, list[Carried]] = {}
+        for carried in self.plan.carried:
+            found.setdefault(carried[0], []).append(carried)
+        return found
 
     def leaving(self, block: Block) -> Leaving:
         operations = list(operations_of(block))
@@ -61,16 +70,16 @@ class Reads:
         for operation in operations:
             yield from variables(operation.inputs)
             for output in operation.outputs:
-                for site in self.sites_of.get(output, ()):
-                    yield from read_by(site, self.plan)
+                if output in self.plan.sites:
+                    yield from read_by(self.plan.sites[output], self.plan)
 
     def _carriers(self, operations: Iterable[Operation]) -> Iterator[Carried]:
         for operation in operations:
             for output in operation.outputs:
-                for site in self.sites_of.get(output, ()):
-                    if isinstance(site, LayerSite) and isinstance(site.rule, RelevanceRule):
-                        yield site.x, STABILISER
-                for carried in self.carried_at.get(output, ()):
+                site = self.plan.sites.get(output)
+                if isinstance(site, LayerSite) and isinstance(site.rule, RelevanceRule):
+                    yield site.x, STABILISER
+                for carried in self._carried_at.get(output, ()):
                     yield from self.plan.carried[carried]
             body = self.plan.bodies.get(operation)
             if body is not None:

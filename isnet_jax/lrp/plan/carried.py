@@ -6,7 +6,7 @@ is said before anything is computed.
 
 from __future__ import annotations
 
-from isnet_jax.lrp.plan.layers import Weights, reads_input
+from isnet_jax.lrp.plan.layers import reads_input
 from isnet_jax.lrp.plan.sites import (
     ActivationSite,
     Carried,
@@ -27,12 +27,12 @@ _SCALING = frozenset({"add", "sub", "mul", "div"})
 _LINEAR = SUMS | LAYERS | {"mul", "div", "select_n"}
 
 
-def follow_carriers(plan: Plan, weights: Weights) -> None:
+def follow_carriers(plan: Plan) -> None:
     """Follow relevance from each rule that makes it; note where it arrives, or cannot pass."""
     for variable in plan.live:
         producer = plan.flow.producer.get(variable)
         scaled = producer is not None and producer.name in _SCALING
-        if scaled and reads_input(variable, plan.flow, plan.first_sources, weights):
+        if scaled and reads_input(variable, plan.flow, plan.first_sources, plan.weights):
             plan.preprocessed.add(variable)
     for site in plan.sites.values():
         if isinstance(site, LayerSite) and isinstance(site.rule, RelevanceRule):

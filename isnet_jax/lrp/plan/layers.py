@@ -1,17 +1,15 @@
-"""What a linear layer is: its weights, name, kind and axes, and what is folded into it."""
+"""What a linear layer is: its axes, what is folded into it, and which one reads the input."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Set
-from typing import Any, Literal
-
-import jax
-import numpy as np
+from collections.abc import Set
+from typing import NamedTuple
 
 from isnet_jax.lrp.plan.sites import Plan, Step
-from isnet_jax.lrp.trace import marks
+from isnet_jax.lrp.plan.weights import Weights
 from isnet_jax.lrp.trace.dependence import Flow
 from isnet_jax.lrp.trace.jaxpr import (
     JOIN,
@@ -24,147 +22,6 @@ from isnet_jax.lrp.trace.primitives import MOVES, SHAPING, facts
 
 Channels = tuple[tuple[int, ...], ...]
 """For each axis of a layer's output that comes from its weights, the axes it was split into."""
-
-_LARGEST = 1 << 16
-"""Elements of a matrix that is looked at; more are not worth the time."""
-
-Origin = Literal["parameter", "text", "computed"]
-
-
-def _first_of(found: Set[Origin]) -> Origin:
-    if "parameter" in found:
-        return "parameter"
-    return "text" if "text" in found else "computed"
-
-
-class Weights:
-    """Where the operands of products come from.
-
-    Attributes:
-      names: the paths of parameters, by variable.
-      texts: constants whose numbers are written into the user's functions.
-      parameters: the graph's inputs that are parameters.
-    """
-
-    def __init__(
-        self,
-        flow: Flow,
-        names: Mapping[Variable, str],
-        texts: Set[Variable],
-        parameters: Set[Variable],
-    ):
-        self.flow = flow
-        self.names = names
-        self.texts = texts
-        self.parameters = parameters
-        self._origins: dict[Variable, Origin] = {}
-
-    def origin(self, operand: Operand) -> Origin:
-        """A "parameter" is an input of the program or a value that it holds, or computed from
-        one; "text" is a matrix that is written into the program, "computed" one that the program
-        makes from nothing, such as an interpolation."""
-        if isinstance(operand, Constant):
-            return "computed"
-        stack = [operand]
-        while stack:
-            current = stack[-1]
-            if current in self._origins:
-                stack.pop()
-                continue
-            known = self._known(current)
-            if known is None:
-                inputs = self._inputs(current)
-                open_ = [v for v in inputs if v not in self._origins]
-                if open_:
-                    stack.extend(open_)
-                    continue
-                found: set[Origin] = {self._origins[v] for v in inputs}
-                known = _first_of(found)
-            self._origins[current] = known
-            stack.pop()
-        return self._origins[operand]
-
-    def _known(self, variable: Variable) -> Origin | None:
-        graph, producer = self.flow.graph, self.flow.producer.get(variable)
-        if producer is not None:
-            meaning = marks.meaning_of(producer)
-            if meaning == "weight":
-                return "parameter"
-            return "computed" if meaning == "fixed" else None
-        if variable in graph.constants:
-            if math.prod(graph.shape(variable)) == 1 and not self.names.get(variable):
-                return "computed"
-            return "text" if variable in self.texts else "parameter"
-        return "parameter" if variable in self.parameters else "computed"
-
-    def _inputs(self, variable: Variable) -> list[Variable]:
-        producer = self.flow.producer.get(variable)
-        return [o for o in producer.inputs if not isinstance(o, Constant)] if producer else []
-
-    def is_marked(self, operand: Operand) -> bool:
-        """Whether the operand is a rearrangement of a value that the user calls a weight."""
-        while not isinstance(operand, Constant):
-            producer = self.flow.producer.get(operand)
-            if producer is None or producer.name not in MOVES:
-                return False
-            if marks.meaning_of(producer) == "weight":
-                return True
-            operand = producer.inputs[0]
-        return False
-
-    def copies(self, operation: Operation, operand: Operand) -> bool:
-        """Whether a product with a matrix that the program makes only copies, as patches do."""
-        if self.flow.depends(operand) or self.origin(operand) != "computed":
-            return False
-        if math.prod(self.flow.graph.shape(operand)) > _LARGEST:
-            return False
-        with jax.ensure_compile_time_eval():
-            matrix = np.asarray(self._computed(operand))
-        if operation.name == "conv_general_dilated":
-            summed = tuple(operation.params["dimension_numbers"].rhs_spec[1:])
-        else:
-            contracted, _ = operation.params["dimension_numbers"]
-            summed = tuple(contracted[operation.inputs.index(operand)])
-        return bool(np.isin(matrix, (0, 1)).all() and (matrix.sum(summed) <= 1).all())
-
-    def _computed(self, operand: Operand) -> Any:
-        if isinstance(operand, Constant):
-            return operand.value
-        if operand in self.flow.graph.constants:
-            return self.flow.graph.constants[operand]
-        producer = self.flow.producer[operand]
-        values = producer.bind(*map(self._computed, producer.inputs))
-        return values[producer.outputs.index(operand)]
-
-    def name(self, operand: Operand) -> str:
-        """The name of a parameter that the operand is computed from, "" if there is none."""
-        stack, seen = [operand], set()
-        while stack:
-            current = stack.pop()
-            if isinstance(current, Constant) or current in seen:
-                continue
-            seen.add(current)
-            if self.names.get(current):
-                return self.names[current]
-            stack.extend(self._inputs(current))
-        return ""
-
-    def is_convolution(self, operation: Operation, weight: Operand) -> bool:
-        """A convolution, or a product with a kernel that is stored with four or more axes."""
-        if operation.name == "conv_general_dilated":
-            return True
-        stack = [weight]
-        while stack:
-            operand = stack.pop()
-            if isinstance(operand, Constant):
-                continue
-            producer = self.flow.producer.get(operand)
-            if producer is None:
-                if len(self.flow.graph.shape(operand)) >= 4:
-                    return True
-            elif producer.name in MOVES:
-                stack.extend(producer.inputs[:1])
-        return False
 
 
 def weight_axes(operation: Operation, side: int, flow: Flow) -> dict[int, int]:
@@ -185,20 +42,54 @@ def weight_axes(operation: Operation, side: int, flow: Flow) -> dict[int, int]:
     }
 
 
-def find_tail(operation: Operation, side: int, plan: Plan) -> tuple[Step, ...]:
-    """What follows a layer and is affine in it per channel, rearrangements included.
+def written_out(total: Operation, plan: Plan) -> Operation | None:
+    """The product with weights that a sum over a multiplication is, element by element."""
+    flow, weights = plan.flow, plan.weights
+    (terms,) = total.inputs
+    product = None if isinstance(terms, Constant) else flow.producer.get(terms)
+    if product is None or product.name != "mul" or len(flow.carrying_inputs(product)) != 1:
+        return None
+    factors = [o for o in product.inputs if not flow.depends(o)]
+    summed = tuple(total.params["axes"])
+    if len(factors) != 1 or weights.origin(factors[0]) != "parameter":
+        return None
+    alone = plan.live_consumer(product.outputs[0]) is total
+    if not alone or varying_axes(factors[0], flow).isdisjoint(summed):
+        return None
+    kept = tuple(axis for axis in range(len(flow.graph.shape(terms))) if axis not in summed)
+    return dataclasses.replace(
+        total,
+        name="dot_general",
+        inputs=product.inputs,
+        params={"dimension_numbers": ((summed, summed), (kept, kept))},
+        run=lambda *values: total.bind(*product.bind(*values)),
+    )
 
-    Bias, batch norm with constants; the last operation is not a rearrangement.
+
+class Tail(NamedTuple):
+    """What follows a layer and is affine in it per channel: bias, batch norm with constants.
+
+    Attributes:
+      steps: the operations, rearrangements included; the last one is none.
+      torn: what would go on with it, where the layer is inside a branch of a cond and this is not.
     """
+
+    steps: tuple[Step, ...]
+    torn: Operation | None
+
+
+def find_tail(operation: Operation, side: int, plan: Plan) -> Tail:
+    """What is folded into a layer."""
     flow = plan.flow
     tail: list[Step] = []
-    current = operation.outputs[0]
+    current, torn = operation.outputs[0], None
     axes = channel_axes(operation, side, flow)
     while True:
         following = plan.live_consumer(current)
         if following is None or following.name == JOIN:
             step = _join(current, set(itertools.chain(*axes)), plan)
             if step is None:
+                torn = _torn(following, set(itertools.chain(*axes)), plan)
                 break
             tail.append(step)
             current = step.leaves
@@ -215,7 +106,18 @@ def find_tail(operation: Operation, side: int, plan: Plan) -> tuple[Step, ...]:
         current = step.leaves
     while tail and tail[-1].operation.name in SHAPING:
         tail.pop()
-    return tuple(tail)
+    return Tail(tuple(tail), torn)
+
+
+def _torn(join: Operation | None, axes: set[int], plan: Plan) -> Operation | None:
+    """What is affine per channel behind a cond that a layer is a branch of."""
+    if join is None:
+        return None
+    (output,) = join.outputs
+    following = plan.live_consumer(output)
+    if following is None or plan.flow.is_identity(following):
+        return None
+    return following if _is_channelwise(following, output, axes, plan.flow) else None
 
 
 def _join(current: Variable, axes: set[int], plan: Plan) -> Step | None:

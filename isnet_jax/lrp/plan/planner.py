@@ -12,12 +12,11 @@ from isnet_jax.lrp.plan.activations import Activation, find_activation
 from isnet_jax.lrp.plan.carried import follow_carriers
 from isnet_jax.lrp.plan.gates import constant_factor
 from isnet_jax.lrp.plan.layers import (
-    Weights,
     find_divisor,
     find_tail,
     is_fixed_map,
     reads_input,
-    varying_axes,
+    written_out,
 )
 from isnet_jax.lrp.plan.sites import (
     ActivationSite,
@@ -35,14 +34,15 @@ from isnet_jax.lrp.plan.sites import (
     TapSite,
     UnsupportedSite,
     WinnerSite,
+    walk,
 )
-from isnet_jax.lrp.plan.softmax import Softmax, find_softmax
+from isnet_jax.lrp.plan.softmax import Mixture, Softmax, find_mixture, find_softmax
+from isnet_jax.lrp.plan.stabilisers import hand_over
+from isnet_jax.lrp.plan.weights import Weights
 from isnet_jax.lrp.rules import (
     BackwardRule,
-    Epsilon,
     Flex,
     Gradient,
-    LayerEpsilon,
     Pass,
     Rule,
     Zero,
@@ -59,7 +59,7 @@ from isnet_jax.lrp.trace.dependence import (
 )
 from isnet_jax.lrp.trace.jaxpr import Constant, Graph, Operand, Operation, Variable, scan_counts
 from isnet_jax.lrp.trace.norms import find_norms
-from isnet_jax.lrp.trace.primitives import MOVES, WINNERS, facts
+from isnet_jax.lrp.trace.primitives import MOVES, facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +90,27 @@ def make_plan(
     samples: Samples | None,
     context: Context,
 ) -> Plan:
-    """Place the sites of `graph`.
+    """Place the sites of `graph`, a whole program.
 
     Args:
       wanted: the outputs that are explained.
       samples: where the samples are; None: the function has one sample only.
     """
+    plan = _planned(graph, inputs, wanted, samples, context)
+    hand_over(plan)
+    for body in reversed(list(walk(plan))):  # innermost first
+        follow_carriers(body)
+    return plan
+
+
+def _planned(
+    graph: Graph,
+    inputs: Inputs,
+    wanted: Sequence[Operand],
+    samples: Samples | None,
+    context: Context,
+) -> Plan:
+    """The plan of a program or of a scan's body by itself."""
 
     def chosen(flags: Sequence[bool]) -> set[Variable]:
         return {v for v, flag in zip(graph.inputs, flags, strict=True) if flag}
@@ -108,27 +123,30 @@ def make_plan(
     flow = Flow(graph, context.bodies, sources, silent, context.places)
     weights = Weights(flow, inputs.names, inputs.texts, chosen(inputs.parameters))
     explained = frozenset(variables(wanted))
-    plan = Plan(graph, flow, context, chosen(inputs.first), explained)
-    _Planner(plan, weights, samples).run()
+    plan = Plan(graph, flow, context, weights, chosen(inputs.first), explained)
+    _Planner(plan, samples).run()
     return plan
 
 
 class _Planner:
-    def __init__(self, plan: Plan, weights: Weights, samples: Samples | None):
+    def __init__(self, plan: Plan, samples: Samples | None):
         self.plan = plan
         self.graph = plan.graph
         self.flow = plan.flow
         self.live = plan.live
         self.sites = plan.sites
-        self.weights = weights
+        self.weights = plan.weights
         self.samples = samples
         self.composite: Composite = plan.context.composite
         self.softmaxes: list[tuple[Variable, Operation, Softmax]] = []
+        self.mixtures: list[tuple[Operation, Mixture]] = []
 
     def run(self) -> None:
         self.plan.own_derivatives.update(filter(self._has_own_derivative, self.graph.operations))
         norms = find_norms(self.flow, self.samples)
         self.centring = norms.centring
+        self.scales_behind = norms.behind
+        self.guesses = dict(norms.guesses)
         marked = dict(self._marked())
         self.flow.cuts.update(norms.edges)
         self.flow.cuts.update(marked)
@@ -136,14 +154,13 @@ class _Planner:
             mark = self._mark_behind(operation.inputs[position])
             if mark is not None:
                 self.flow.cuts[operation, position] = marked[mark, 0]
+                self.guesses.pop((operation, position), None)
         self.live.update(v for v in self.plan.wanted if self.flow.carries(v))
         for operation in reversed(self.graph.operations):
             if any(variable in self.live for variable in operation.outputs):
                 self.live.update(self._visit(operation))
-        self._hand_stabilisers_over()
         self._place_constants()
         self._protect_softmaxes()
-        follow_carriers(self.plan, self.weights)
 
     def _has_own_derivative(self, operation: Operation) -> bool:
         if not any(map(self.flow.depends, operation.inputs)):
@@ -191,6 +208,9 @@ class _Planner:
         softmax = find_softmax(operation, self.flow)
         if softmax is not None:
             return self._softmax(operation, softmax)
+        mixture = find_mixture(operation, self.flow)
+        if mixture is not None:
+            return self._mixture(operation, mixture)
         if facts(name).passing == "layer" and len(carrying) == 1:
             return self._layer(operation, carrying[0])
         activation = find_activation(operation, self.flow)
@@ -201,6 +221,10 @@ class _Planner:
         if _has_winner(operation, self.graph):
             self._add(WinnerSite(operation, operation.outputs[0]))
             return carrying
+        if name == "reduce_sum" and self._has_layer_rules():
+            product = written_out(operation, self.plan)
+            if product is not None:
+                return self._layer(product, self.flow.carrying_inputs(product)[0])
         if self._is_plain(operation, carrying):
             self._place_sum(operation, carrying)
         elif not self._gradient_elsewhere():
@@ -222,6 +246,8 @@ class _Planner:
         passing = facts(operation.name).passing
         if passing in ("moves", "sums", "wins", "selects") or operation.name == jaxpr.JOIN:
             return True
+        if passing == "solves":
+            return set(carrying) <= {operation.inputs[-1]}
         if operation.name == "abs":  # the modulus of a complex value is homogeneous
             return True
         return passing == "divides" and operation.inputs[1] not in carrying
@@ -239,6 +265,16 @@ class _Planner:
         self.softmaxes.append((end, operation, softmax))
         return [softmax.logits]
 
+    def _mixture(self, operation: Operation, mixture: Mixture) -> list[Variable]:
+        if self.composite.softmax == "constant":
+            self.flow.cuts[mixture.product, mixture.side] = "softmax"
+            self.flow.cuts[operation, mixture.factor] = "softmax"
+            return self.flow.carrying_inputs(operation)
+        self.mixtures.append((operation, mixture))
+        if not isinstance(self.composite.product, Gradient):
+            self._add(ProductSite(operation, operation.outputs[0], Zero()))
+        return [mixture.logits, mixture.mixed]
+
     def _product(self, operation: Operation, carrying: list[Variable]) -> list[Variable]:
         if len(carrying) < 2:
             return carrying
@@ -255,32 +291,17 @@ class _Planner:
         name, composite = operation.name, self.composite
         if operation in self.centring:
             return
-        if name == "reduce_sum" and self._is_written_out(operation):
-            self.plan.guesses.append(
-                f"{operation.where}: a product with a parameter is summed, as a layer does; it is "
-                "taken for a scale and a sum, and no layer rule applies. Write it as a product "
-                "of matrices or einsum to make it a layer"
-            )
         if name in ("add", "sub", "add_any"):
             if len(set(carrying)) == 2 and not is_plain(composite.sum):
                 self._add(ShareSite(operation, operation.outputs[0], composite.sum))
         elif name in ("reduce_sum", "reduce_window_sum") and not is_plain(composite.average):
             self._add(AverageSite(operation, find_divisor(operation, self.plan), composite.average))
 
-    def _is_written_out(self, operation: Operation) -> bool:
-        """A layer as multiplications and a sum, where a rule for layers would have mattered."""
+    def _has_layer_rules(self) -> bool:
         composite = self.composite
         rules = (composite.layer, composite.dense, composite.convolution, composite.first)
-        if all(rule is None or is_plain(rule) for rule in rules):
-            return False
-        product = self.flow.made_by(operation.inputs[0])
-        if product is None or product.name != "mul":
-            return False
-        factors = [o for o in product.inputs if not self.flow.depends(o)]
-        if len(factors) != 1 or self.weights.origin(factors[0]) != "parameter":
-            return False
-        varying = varying_axes(factors[0], self.flow)
-        return any(axis in varying for axis in operation.params["axes"])
+        named = (rule for _, rule in composite.names)
+        return not all(rule is None or is_plain(rule) for rule in (*rules, *named))
 
     # Layers
 
@@ -295,20 +316,53 @@ class _Planner:
         name = self.weights.name(weight) or operation.scope
         first = reads_input(x, self.flow, self.plan.first_sources, self.weights)
         convolution = self.weights.is_convolution(operation, weight)
-        tail = find_tail(operation, side, self.plan)
+        tail, torn = find_tail(operation, side, self.plan)
         end = tail[-1].leaves if tail else operation.outputs[0]
         rule = self._rule(name, first, convolution)
+        if torn is not None and not is_plain(rule):
+            self.plan.problems.append(
+                f"lrp: the layer {name or '(unnamed)'} at {operation.where} is in a branch of a "
+                f"cond, and the operation {torn.name!r} at {torn.where} behind the cond belongs to "
+                f"it; {rule} needs both. Put that into the branches, too, or the layer before them."
+            )
+        if not is_plain(rule):
+            self._note_scale(operation, end)
         self._add(LayerSite(operation, end, name, rule, x, side, tail, first))
         return [x]
 
+    def _note_scale(self, operation: Operation, end: Variable) -> None:
+        following = self.plan.live_consumer(end)
+        if following is not None and not self.scales_behind.isdisjoint(
+            (following, position) for position in range(len(following.inputs))
+        ):
+            self.plan.guesses.append(
+                f"{operation.where}: the layer is scaled at {following.where} by a norm of its "
+                "input; what is added behind that is taken for a summand, not for its bias, and "
+                "the rule's stabiliser counts before the scale. Scale the input to change that"
+            )
+
     def _note_fixed_map(self, operation: Operation, x: Variable) -> None:
-        other = operation.inputs[1 - operation.inputs.index(x)]
+        side = operation.inputs.index(x)
+        other = operation.inputs[1 - side]
+        if self._mixes_samples(operation, x, side):
+            self.plan.guesses.append(
+                f"{operation.where}: a product mixes the samples; it is taken for a fixed map. If "
+                "it centres a batch norm, subtract the mean instead: h - h.mean(0)"
+            )
         if not self.flow.depends(other) and self.weights.origin(other) == "text":
             self.plan.guesses.append(
                 f"{operation.where}: a matrix that is written into the function is taken for a "
                 'fixed map, not for a layer; lrp.mark(matrix, "weight") makes it one, '
                 'lrp.mark(matrix, "fixed") says that it is none'
             )
+
+    def _mixes_samples(self, operation: Operation, x: Variable, side: int) -> bool:
+        place = None if self.samples is None else self.samples.of(x)
+        if place is None or operation.name != "dot_general" or place.inner != 1:
+            return False
+        contracted, _ = operation.params["dimension_numbers"]
+        summed = self.flow.number(operation.inputs[1 - side]) is not None  # a mean or a sum
+        return place.axis in contracted[side] and not summed
 
     def _rule(self, name: str, first: bool, convolution: bool) -> Rule:
         composite = self.composite
@@ -349,7 +403,7 @@ class _Planner:
         wanted = [output in self.live for output in operation.outputs]
         while True:
             explained = [o for o, flag in zip(body.outputs, wanted, strict=True) if flag]
-            plan = make_plan(body, inputs, explained, samples, context)
+            plan = _planned(body, inputs, explained, samples, context)
             reached = [
                 flag or body.inputs[constants + i] in plan.live
                 for i, flag in enumerate(wanted[:carried])
@@ -389,40 +443,6 @@ class _Planner:
 
     # After the walk
 
-    def _hand_stabilisers_over(self) -> None:
-        """The activation behind a layer with a rule of its own passes relevance unchanged."""
-        for variable, site in list(self.sites.items()):
-            if not isinstance(site, ActivationSite) or isinstance(site.rule, BackwardRule):
-                continue
-            layer = self.sites.get(self._layer_before(site.root))
-            if not isinstance(layer, LayerSite):
-                continue
-            if is_plain(layer.rule) and isinstance(site.rule, Epsilon) and site.rule.folds:
-                options = site.rule.zero_bias, site.rule.constant_bias
-                rule = LayerEpsilon(site.rule.epsilon, *options)
-                self.sites[layer.at] = dataclasses.replace(layer, rule=rule)
-                self.sites[variable] = dataclasses.replace(site, rule=_passing(site))
-            elif not is_plain(layer.rule) and not isinstance(site.rule, Pass):
-                self.sites[variable] = dataclasses.replace(site, rule=_passing(site))
-
-    def _layer_before(self, variable: Variable) -> Variable:
-        """Back over pools and rearrangements, to what an activation's stabiliser stands for."""
-        moving = MOVES | WINNERS | {"div", "mul", "reduce_sum", "reduce_window_sum"}
-        passed = (AverageSite, WinnerSite, TapSite)
-        while variable not in self.sites or isinstance(self.sites[variable], passed):
-            producer = self.flow.producer.get(variable)
-            if producer is None or producer.name not in moving:
-                return variable
-            if self.flow.is_identity(producer):
-                before = producer.inputs[producer.outputs.index(variable)]
-                carrying = list(variables([before])) if self.flow.carries(before) else []
-            else:
-                carrying = list(dict.fromkeys(self.flow.carrying_inputs(producer)))
-            if len(carrying) != 1:
-                return variable
-            (variable,) = carrying
-        return variable
-
     def _place_constants(self) -> None:
         composite = self.composite
         treatments: dict[str, Treatment] = {
@@ -437,7 +457,9 @@ class _Planner:
             if isinstance(operand, Constant) or unread or not self.flow.depends(operand):
                 continue
             treatment = treatments.get(what, "constant")
-            guess = self._guessed_axis(operand) if what in treatments else ""
+            guess = self.guesses.get(edge, "")
+            if what in treatments and not guess:
+                guess = self._guessed_axis(operand)
             site = ConstantSite(operation, operand, edge, what, treatment, guess=guess)
             self.plan.constants[edge] = site
 
@@ -452,14 +474,17 @@ class _Planner:
             inner = (v for op in softmax.inside if op is not operation for v in op.outputs)
             if any(variable in self.sites for variable in inner):
                 self._add(ConeSite(operation, end, softmax.logits, softmax.inside))
+        for operation, mixture in self.mixtures:
+            inner = (v for op in mixture.inside if op is not operation for v in op.outputs)
+            if any(variable in self.sites for variable in inner):
+                self.plan.problems.append(
+                    f"lrp: the softmax that is normalised at {operation.where}, behind the product "
+                    "with its values, has parts that are read elsewhere, too. Normalise it before "
+                    "the product: jax.nn.softmax(scores) @ values."
+                )
 
     def _add(self, site: Site) -> None:
         self.sites[site.at] = site
-
-
-def _passing(site: ActivationSite) -> Rule:
-    """The activation's rule without a stabiliser."""
-    return Gradient() if site.inside else Pass()
 
 
 def _has_winner(operation: Operation, graph: Graph) -> bool:

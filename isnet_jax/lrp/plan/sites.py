@@ -10,10 +10,12 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 
 from isnet_jax.lrp.composites import Composite, Treatment
+from isnet_jax.lrp.plan.weights import Weights
 from isnet_jax.lrp.rules import Rule, Stabiliser
 from isnet_jax.lrp.trace import marks, registry
+from isnet_jax.lrp.trace.builder import body_of
 from isnet_jax.lrp.trace.dependence import Bodies, Edge, Flow
-from isnet_jax.lrp.trace.jaxpr import JOIN, Graph, Operation, Variable, body_of
+from isnet_jax.lrp.trace.jaxpr import JOIN, Graph, Operation, Variable
 from isnet_jax.lrp.trace.primitives import facts
 
 
@@ -265,6 +267,7 @@ class Plan:
     """A graph, its sites by the variable they attach to, and the facts behind them.
 
     Attributes:
+      weights: where its products' operands come from.
       constants: the edges that are constants for relevance.
       bodies: the plan of each scan's body.
       own_derivatives: operations on relevant values that bring a derivative of the user's.
@@ -283,6 +286,7 @@ class Plan:
     graph: Graph
     flow: Flow
     context: Context
+    weights: Weights
     first_sources: set[Variable]
     wanted: frozenset[Variable]
     sites: dict[Variable, Site] = dataclasses.field(default_factory=dict)

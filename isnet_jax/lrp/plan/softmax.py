@@ -3,6 +3,9 @@
 All are built on a *partition*, a sum of exponentials: `e / sum(e)`, `e * (1 / sum(e))`,
 `exp(s - logsumexp(s))`, with masks, stabilisers and a maximum that is subtracted first. From the
 logits to the result they keep their plain VJP, which in G form is the rule of AttnLRP.
+
+A softmax may be normalised behind the product with what it weighs: `(exp(s) @ v) / sum(exp(s))`
+is `softmax(s) @ v`, a product of two relevant values.
 """
 
 from __future__ import annotations
@@ -22,6 +25,23 @@ class Softmax(NamedTuple):
     inside: tuple[Operation, ...]
     normalised: bool
     """Whether the result is a softmax, not a logarithm."""
+
+
+class Mixture(NamedTuple):
+    """`softmax(logits) @ mixed`, normalised last.
+
+    Attributes:
+      product: the product, with the exponentials at `side`.
+      factor: the position of the partition, or of one over it, in the operation that normalises.
+      inside: the operations from the logits to the result.
+    """
+
+    logits: Variable
+    mixed: Variable
+    product: Operation
+    side: int
+    factor: int
+    inside: tuple[Operation, ...]
 
 
 _EXPONENTIALS = ("exp", "exp2")
@@ -45,6 +65,45 @@ def find_softmax(operation: Operation, flow: Flow) -> Softmax | None:
         return None
     (root,) = logits
     return None if root is None else Softmax(root, between(root, end, flow), normalised)
+
+
+def find_mixture(operation: Operation, flow: Flow) -> Mixture | None:
+    """The product with a softmax that the operation completes by normalising it."""
+    if operation.name not in ("div", "mul"):
+        return None
+    for factor in (1,) if operation.name == "div" else (1, 0):
+        if not all(map(flow.carries, operation.inputs)):
+            continue
+        product = _unshaped(operation.inputs[1 - factor], flow)
+        if product is None or product.name != "dot_general":
+            continue
+        for side, exponentials in enumerate(product.inputs):
+            mixed = product.inputs[1 - side]
+            if not flow.carries(mixed) or isinstance(mixed, Constant):
+                continue
+            contracted = tuple(product.params["dimension_numbers"][0][side])
+            if not _sums(operation.inputs[factor], exponentials, contracted, flow):
+                continue
+            logits = {_logits(o, flow) for e in _exponentials(exponentials, flow) for o in e.inputs}
+            (root,) = logits if len(logits) == 1 else (None,)
+            if root is not None:
+                inside = between(root, operation.outputs[0], flow)
+                return Mixture(root, mixed, product, side, factor, inside)
+    return None
+
+
+def _sums(operand: Operand, summed: Operand, axes: tuple[int, ...], flow: Flow) -> bool:
+    """Whether the operand is the partition of these exponentials over these axes."""
+    if not _partition(operand, flow) or not _exponentials(summed, flow):
+        return False
+    producer = flow.made_by(operand)
+    while producer is not None and producer.name in (*SHAPING, *_SCALED, "integer_pow"):
+        depending = flow.depending_inputs(producer)
+        producer = flow.made_by(depending[0]) if len(depending) == 1 else None
+    if producer is None or producer.name != "reduce_sum":
+        return False
+    same = flow.origin(producer.inputs[0]) == flow.origin(summed)
+    return same and tuple(sorted(producer.params["axes"])) == tuple(sorted(axes))
 
 
 def _completed(operation: Operation, flow: Flow) -> tuple[set[Operation], bool]:

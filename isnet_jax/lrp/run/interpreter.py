@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from isnet_jax.lrp.plan.blocks import Leaving, Reads
+from isnet_jax.lrp.plan.blocks import Reads
 from isnet_jax.lrp.plan.sites import (
     ActivationSite,
     Carried,
@@ -171,21 +171,22 @@ class _Evaluation:
 
     # Blocks
 
-    def _inside(self, block: Block, leaving: Leaving) -> tuple[list[Any], list[Any]]:
-        values = ChainMap({}, self.values)
-        known = ChainMap({}, self.known)
-        inner = _Evaluation(
-            self.plan, values, known, self.inputs, self.places, self.attach, self.reads
-        )
+    def _inside(self, block: Block) -> _Evaluation:
+        """The evaluation of a block, which keeps to itself what it computes."""
+        own = ChainMap({}, self.values), ChainMap({}, self.known)
+        inner = _Evaluation(self.plan, *own, self.inputs, self.places, self.attach, self.reads)
         inner.run(block)
-        return (
-            [values[variable] for variable in leaving.values],
-            [inner.carriers.of(*carried) for carried in leaving.carriers],
-        )
+        return inner
 
     def _checkpoint(self, item: Checkpoint) -> None:
         leaving = self.reads.leaving(item.block)
-        values, carriers = checkpointed(item, lambda: self._inside(item.block, leaving))
+
+        def run() -> tuple[list[Any], list[Any]]:
+            inner = self._inside(item.block)
+            values = [inner.values[variable] for variable in leaving.values]
+            return values, [inner.carriers.of(*carried) for carried in leaving.carriers]
+
+        values, carriers = checkpointed(item, run)
         self.values.update(zip(leaving.values, values, strict=True))
         self.known.update(zip(leaving.carriers, carriers, strict=True))
 
@@ -195,16 +196,7 @@ class _Evaluation:
 
         def branch(position: int):
             def run():
-                inner = _Evaluation(
-                    self.plan,
-                    ChainMap({}, self.values),
-                    ChainMap({}, self.known),
-                    self.inputs,
-                    self.places,
-                    self.attach,
-                    self.reads,
-                )
-                inner.run(item.blocks[position])
+                inner = self._inside(item.blocks[position])
                 results = [join.inputs[1 + position] for join in joins]
                 carriers = [
                     inner._moved_into(result, epsilon)

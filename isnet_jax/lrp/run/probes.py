@@ -82,9 +82,12 @@ def _edges(site: Site, plan: Plan) -> Iterable[Edge]:
         return
     if isinstance(site, LayerSite) and sends_by_route(site):
         return
-    for position, operand in enumerate(site.operation.inputs):
-        if plan.flow.carries(operand) and (site.operation, position) not in plan.flow.cuts:
-            yield site.operation, position
+    operation = plan.flow.producer[site.operation.outputs[0]]
+    if operation is not site.operation:  # a layer that is written out as multiplication and sum
+        operation = plan.flow.producer[operation.inputs[0]]  # pyright: ignore[reportArgumentType]
+    for position, operand in enumerate(operation.inputs):
+        if plan.flow.carries(operand) and (operation, position) not in plan.flow.cuts:
+            yield operation, position
 
 
 def sends_by_route(site: LayerSite) -> bool:

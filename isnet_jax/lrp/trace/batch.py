@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from isnet_jax.lrp.trace.dependence import Bodies
@@ -52,11 +53,10 @@ class Samples:
 
     def _put_together(self, operation: Operation, samples: Sequence[int]) -> None:
         """`stack` of all the samples: from here on they are along its axis."""
-        makers = {v: op for op in self.graph.operations for v in op.outputs}
         found = []
         for operand in operation.inputs:
-            while not isinstance(operand, Constant) and operand in makers:
-                maker = makers[operand]
+            while not isinstance(operand, Constant) and operand in self._makers:
+                maker = self._makers[operand]
                 if not facts(maker.name).shaping and not facts(maker.name).identity:
                     break
                 operand = maker.inputs[0]
@@ -161,8 +161,40 @@ class Samples:
                 return Place(list(batched[side]).index(place.axis), place.inner)
             if place is not None and place.axis in free:
                 return Place(start + free.index(place.axis), place.inner)
+            if place is not None and self._is_made(operation.inputs[1 - side]):
+                return self._mixed(operation, side, place)
             start += len(free)
         return None
+
+    def _mixed(self, product: Operation, side: int, place: Place) -> Place | None:
+        """Where a square matrix that the program makes, such as a centring one, puts them."""
+        other = 1 - side
+        contracted, batched = product.params["dimension_numbers"]
+        shapes = [self.graph.shape(operand) for operand in product.inputs]
+        taken = (*contracted[other], *batched[other])
+        free = [axis for axis in range(len(shapes[other])) if axis not in taken]
+        if len(free) != 1 or shapes[other][free[0]] != shapes[side][place.axis]:
+            return None
+        before = len(shapes[side]) - len(contracted[side]) if other else len(batched[other])
+        return Place(before, place.inner)
+
+    def _is_made(self, operand: Operand) -> bool:
+        """Whether the program computes an array from nothing: no input, none that it holds."""
+        stack, seen = [operand], set()
+        while stack:
+            current = stack.pop()
+            if isinstance(current, Constant) or current in seen:
+                continue
+            seen.add(current)
+            maker = self._makers.get(current)
+            if maker is None and self.graph.shape(current):
+                return False
+            stack.extend(maker.inputs if maker is not None else ())
+        return not isinstance(operand, Constant)
+
+    @cached_property
+    def _makers(self) -> dict[int, Operation]:
+        return {v: operation for operation in self.graph.operations for v in operation.outputs}
 
     def _scan(
         self, operation: Operation, places: Sequence[Place | None]

@@ -114,6 +114,11 @@ class Flow:
     def is_elementwise(self, operation: Operation) -> bool:
         return facts(operation.name).elementwise and not self.is_place(operation)
 
+    @cached_property
+    def order(self) -> dict[Operation, int]:
+        """The operations' numbers in the order they run."""
+        return {operation: number for number, operation in enumerate(self.graph.operations)}
+
     # Numbers
 
     def number(self, operand: Operand) -> float | None:
@@ -271,7 +276,7 @@ def travels(operation: Operation) -> bool:
     The statistics of concatenated maps are concatenations.
     """
     primitive = facts(operation.name)
-    passed = operation.name in ("concatenate", "slice", "gather", "stack", "tile", JOIN)
+    passed = operation.name in ("concatenate", "slice", "gather", "pad", "stack", "tile", JOIN)
     return primitive.elementwise or primitive.shaping or passed
 
 
@@ -374,8 +379,8 @@ def between(root: Variable, end: Variable, flow: Flow) -> tuple[Operation, ...]:
         wanted.add(producer)
         stack.extend(v for v in flow.depending_inputs(producer) if v != root)
     kept, reached = [], {root}
-    for operation in flow.graph.operations:
-        if operation in wanted and not reached.isdisjoint(variables(operation.inputs)):
+    for operation in sorted(wanted, key=flow.order.__getitem__):
+        if not reached.isdisjoint(variables(operation.inputs)):
             kept.append(operation)
             reached.update(operation.outputs)
     return tuple(kept)

@@ -1,38 +1,27 @@
-"""The one file that touches JAX's jaxpr API: a traced function as a flat program.
+"""A traced program as the engine sees it: a flat list of operations on numbered variables.
 
-Everything that only wraps is opened: `jit`, `jax.checkpoint`, a `scan` or `fori_loop` of one step,
-a `cond` whose branches are the same program or whose choice is known. What is computed twice is
-computed once; what is split and joined again is the value it was. What is inside a checkpoint is
-remembered as a block, so that it is evaluated under a checkpoint again; the branches of any other
-`cond` are opened too, and joined by a selection. So the rest of the engine sees one list of
-operations. Variables are integers, since one inner jaxpr may be opened twice.
+The one file that touches JAX's jaxpr API.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import jax.extend as jex
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.core import Tracer
-from jax.extend import source_info_util
 
-from isnet_jax.lrp.trace import primitives
-from isnet_jax.lrp.trace.rejoined import same_value
-
-_INLINED = frozenset({"jit", "pjit", "closed_call", "core_call", "custom_lin"})
-_CUSTOM = frozenset({"custom_jvp_call", "custom_vjp_call"})
-_CHECKPOINTS = frozenset({"remat2", "checkpoint", "remat"})
 JOIN = "join"
 """The name of the operation that selects among the outputs of a cond's branches."""
 _LIBRARIES = (
-    *(f"/site-packages/{name}/" for name in ("jax", "flax", "haiku", "equinox")),
+    *(
+        f"/site-packages/{name}/"
+        for name in ("jax", "flax", "haiku", "equinox", "jaxtyping", "beartype")
+    ),
+    "<@beartype",
     "/isnet_jax/lrp/",
     "/functools.py",
     "/contextlib.py",
@@ -78,9 +67,9 @@ class Operation:
 
     @property
     def where(self) -> str:
-        """ "file:line (function)" of the user's code."""
-        found = (_user_frame(place) for place in self.places)
-        return next(filter(None, found), None) or source_info_util.summarize(self.places[0])
+        """ "file:line (function)" of the user's code, of what it holds if need be."""
+        found = (_user_frame(place) for place in (*self.places, *_places_inside(self.inner)))
+        return next(filter(None, found), "the explained function itself")
 
     def bind(self, *values: Any) -> tuple[Any, ...]:
         return self.run(*values)
@@ -152,278 +141,14 @@ class Graph:
         return jnp.issubdtype(self.types[variable].dtype, jnp.complexfloating)
 
 
-class _Builder:
-    def __init__(self, kept: Callable[[str], bool]):
-        self.kept = kept
-        self.types: dict[Variable, Any] = {}
-        self.constants: dict[Variable, Any] = {}
-        self.held: dict[int, Variable] = {}
-        self.block: Block = []
-        self.computed: dict[Any, tuple[Variable, ...]] = {}
-        self.makers: dict[Variable, Operation] = {}
-        self.callers: list[Any] = []
-
-    def fresh(self, type_: Any) -> Variable:
-        variable = len(self.types)
-        self.types[variable] = type_
-        return variable
-
-    def inline(self, jaxpr: Any, operands: Sequence[Operand]) -> tuple[Operand, ...]:
-        variables = [*jaxpr.constvars, *jaxpr.invars]
-        known: dict[Any, Operand] = dict(zip(variables, operands, strict=True))
-
-        def read(atom: Any) -> Operand:
-            return Constant(atom.val) if isinstance(atom, jex.core.Literal) else known[atom]
-
-        for equation in jaxpr.eqns:
-            inputs = tuple(read(atom) for atom in equation.invars)
-            known.update(zip(equation.outvars, self._equation(equation, inputs), strict=True))
-        return tuple(read(atom) for atom in jaxpr.outvars)
-
-    def _equation(self, equation: Any, inputs: tuple[Operand, ...]) -> tuple[Operand, ...]:
-        name, params = equation.primitive.name, equation.params
-        if self.kept(str(params.get("name", ""))) and name != "name":
-            return self._append(equation, inputs, str(params["name"]))
-        if name in _INLINED:
-            return self._opened(equation, _body(params), inputs)
-        if name in _CHECKPOINTS:
-            return self._checkpoint(equation, inputs)
-        if name == "cond":
-            return self._cond(equation, inputs)
-        if name == "scan" and params["length"] == 1:
-            return self._one_step(equation, inputs)
-        if name == "dot_general" and _contracts_nothing(equation):
-            return self._elementwise_product(equation, inputs)
-        return self._append(equation, inputs, name)
-
-    def _opened(self, equation: Any, body: Any, inputs: Sequence[Operand]) -> tuple[Operand, ...]:
-        self.callers.append(equation.source_info)
-        jaxpr, consts = opened(body)
-        captured = [self.captured(value) for value in consts]
-        outputs = self.inline(jaxpr, [*captured, *inputs])
-        self.callers.pop()
-        return outputs
-
-    def captured(self, value: Any) -> Variable:
-        """The variable for a value that the program holds."""
-        if id(value) not in self.held:
-            variable = self.held[id(value)] = self.fresh(jax.typeof(value))
-            self.constants[variable] = value
-        return self.held[id(value)]
-
-    def _inside(self, run: Callable[[], Any]) -> tuple[Any, Block]:
-        outer, self.block = (self.block, self.computed), []
-        self.computed = {}
-        result = run()
-        block, (self.block, self.computed) = self.block, outer
-        return result, block
-
-    def _checkpoint(self, equation: Any, inputs: tuple[Operand, ...]) -> tuple[Operand, ...]:
-        params = equation.params
-        outputs, block = self._inside(lambda: self._opened(equation, params["jaxpr"], inputs))
-        flags = params["prevent_cse"]
-        prevent = flags if isinstance(flags, bool) else any(flags)
-        if block:
-            self.block.append(Checkpoint(block, params["policy"], prevent))
-        return outputs
-
-    def _cond(self, equation: Any, inputs: tuple[Operand, ...]) -> tuple[Operand, ...]:
-        index, *operands = inputs
-        branches = equation.params["branches"]
-        if isinstance(index, Constant):
-            chosen = int(np.clip(int(index.value), 0, len(branches) - 1))
-            return self._opened(equation, branches[chosen], operands)
-        if _same_programs(branches):
-            return self._opened(equation, branches[0], operands)
-        built = [
-            self._inside(lambda body=body: self._opened(equation, body, operands))
-            for body in branches
-        ]
-        results, joins = [], []
-        for position, variable in enumerate(equation.outvars):
-            chosen = [outputs[position] for outputs, _ in built]
-            if all(operand == chosen[0] for operand in chosen):
-                results.append(chosen[0])  # every branch hands the same value through
-                continue
-            output = self.fresh(variable.aval)
-            inputs = (index, *chosen)
-            joins.append(self._operation(JOIN, inputs, (output,), {}, equation, _joined))
-            results.append(output)
-        self.block.append(Branches(index, tuple(block for _, block in built), tuple(joins)))
-        return tuple(results)
-
-    def _elementwise_product(
-        self, equation: Any, inputs: tuple[Operand, ...]
-    ) -> tuple[Operand, ...]:
-        """A product that sums nothing multiplies element by element: batch, left, right axes."""
-        (_, batched), (output,) = equation.params["dimension_numbers"], equation.outvars
-        ranks = [len(self.shape(operand)) for operand in inputs]
-        free = [[a for a in range(ranks[s]) if a not in batched[s]] for s in (0, 1)]
-        offsets = (len(batched[0]), len(batched[0]) + len(free[0]))
-        factors = []
-        for side, operand in enumerate(inputs):
-            order = (*batched[side], *free[side])
-            kept = (*range(len(batched[0])), *(offsets[side] + i for i in range(len(free[side]))))
-            turned = self._step(
-                equation,
-                "transpose",
-                (operand,),
-                [self.shape(operand)[a] for a in order],
-                {"permutation": order},
-                partial(lax.transpose, permutation=order),
-            )
-            factors.append(
-                self._step(
-                    equation,
-                    "broadcast_in_dim",
-                    (turned,),
-                    output.aval.shape,
-                    {"shape": output.aval.shape, "broadcast_dimensions": kept},
-                    partial(
-                        lax.broadcast_in_dim, shape=output.aval.shape, broadcast_dimensions=kept
-                    ),
-                )
-            )
-        return (self._step(equation, "mul", tuple(factors), output.aval.shape, {}, lax.mul),)
-
-    def _step(
-        self,
-        equation: Any,
-        name: str,
-        inputs: tuple[Operand, ...],
-        shape: Sequence[int],
-        params: Mapping[str, Any],
-        run: Callable[..., Any],
-    ) -> Operand:
-        """An operation that stands for a part of an equation."""
-        same = same_value(name, inputs, params, tuple(shape), self.makers, self.shape)
-        if (
-            same is None
-            and name == "transpose"
-            and list(params["permutation"]) == sorted(params["permutation"])
-        ):
-            same = inputs[0]
-        if same is not None:
-            return same
-        (first, *_) = inputs
-        like = first.value if isinstance(first, Constant) else self.types[first]
-        output = self.fresh(jax.ShapeDtypeStruct(tuple(shape), like.dtype))
-        step = self._operation(
-            name, inputs, (output,), params, equation, lambda *values: (run(*values),)
-        )
-        self.makers[output] = step
-        self.block.append(step)
-        return output
-
-    def _one_step(self, equation: Any, inputs: tuple[Operand, ...]) -> tuple[Operand, ...]:
-        constants, carried = scan_counts(equation.params)
-        start = constants + carried
-        slices = [self._without_leading_axis(equation, o) for o in inputs[start:]]
-        body = equation.params["jaxpr"]
-        outputs = self._opened(equation, body, [*inputs[:start], *slices])
-        stacked = [
-            self._with_leading_axis(equation, operand, variable.aval)
-            for operand, variable in zip(outputs[carried:], equation.outvars[carried:], strict=True)
-        ]
-        return (*outputs[:carried], *stacked)
-
-    def _without_leading_axis(self, equation: Any, operand: Operand) -> Operand:
-        run = partial(lax.squeeze, dimensions=(0,))
-        params = {"dimensions": (0,)}
-        shape = self.shape(operand)[1:]
-        return self._step(equation, "squeeze", (operand,), shape, params, run)
-
-    def _with_leading_axis(self, equation: Any, operand: Operand, type_: Any) -> Operand:
-        params = {"shape": type_.shape, "broadcast_dimensions": tuple(range(1, len(type_.shape)))}
-        run = partial(lax.expand_dims, dimensions=(0,))
-        return self._step(equation, "broadcast_in_dim", (operand,), type_.shape, params, run)
-
-    def _append(
-        self, equation: Any, inputs: tuple[Operand, ...], name: str
-    ) -> tuple[Variable, ...]:
-        if len(equation.outvars) == 1:
-            shape = tuple(equation.outvars[0].aval.shape)
-            same = same_value(name, inputs, equation.params, shape, self.makers, self.shape)
-            if same is not None:
-                return (same,)
-        key = _key(equation, inputs) if name in primitives.TABLE else None
-        if key in self.computed:
-            return self.computed[key]
-        outputs = tuple(self.fresh(variable.aval) for variable in equation.outvars)
-        if key is not None:
-            self.computed[key] = outputs
-        params, inner, bodies = equation.params, _only_equation(equation), ()
-        if inner is not None:
-            name, params = inner.primitive.name, inner.params
-        elif name not in primitives.TABLE or name == "custom_jvp_call":
-            bodies = tuple(jex.core.jaxprs_in_params(params))
-            if (
-                name == "custom_jvp_call" and not is_elementwise(equation)
-            ) or name == "custom_vjp_call":
-                name = "custom_derivative"
-        run = _binder(equation, inner)
-        operation = self._operation(name, inputs, outputs, params, equation, run, bodies)
-        self.makers.update((output, operation) for output in outputs)
-        self.block.append(operation)
-        return outputs
-
-    def shape(self, operand: Operand) -> tuple[int, ...]:
-        if isinstance(operand, Constant):
-            return jnp.shape(operand.value)
-        return tuple(self.types[operand].shape)
-
-    def _operation(self, name, inputs, outputs, params, equation, run, inner=()) -> Operation:
-        info = equation.source_info
-        places = (info, *reversed(self.callers))
-        own, scope = equation.primitive.name in _CUSTOM, str(info.name_stack)
-        return Operation(name, inputs, outputs, params, scope, run, inner, places, own)
+def is_literal(atom: Any) -> bool:
+    """Whether a jaxpr's operand is a number that is written into it."""
+    return isinstance(atom, jex.core.Literal)
 
 
-def _binder(equation: Any, inner: Any | None) -> Callable[..., tuple[Any, ...]]:
-    """On values of other shapes than the program's, a layer that has its own derivative is its
-    primitive."""
-    shapes = [variable.aval.shape for variable in equation.invars] if inner is not None else None
-
-    def run(*values: Any) -> tuple[Any, ...]:
-        other = shapes is not None and [jnp.shape(value) for value in values] != shapes
-        chosen = inner if other and inner is not None else equation
-        parameters = chosen.primitive.get_bind_params(chosen.params)
-        with chosen.ctx.manager:
-            result = chosen.primitive.bind(*values, **parameters)
-        return tuple(result) if chosen.primitive.multiple_results else (result,)
-
-    return run
-
-
-def _key(equation: Any, inputs: tuple[Operand, ...]) -> Any:
-    """The same for equations that compute the same; None: nothing is known to be."""
-    operands = tuple(map(_identity, inputs))
-    key = (equation.primitive.name, operands, tuple(sorted(equation.params.items())))
-    try:
-        hash(key)
-    except TypeError:
-        return None
-    return key
-
-
-def _identity(operand: Operand) -> Any:
-    if not isinstance(operand, Constant):
-        return operand
-    if isinstance(operand.value, Tracer):
-        return ("traced", id(operand.value))
-    value = np.asarray(operand.value)
-    return (str(value.dtype), value.shape, value.tobytes())
-
-
-def _contracts_nothing(equation: Any) -> bool:
-    contracted, _ = equation.params["dimension_numbers"]
-    types = {variable.aval.dtype for variable in (*equation.invars, *equation.outvars)}
-    return not contracted[0] and len(types) == 1
-
-
-def _joined(index: Any, *values: Any) -> tuple[Any, ...]:
-    """A join on other values than the program's; the program's own come from its branches."""
-    return (lax.switch(index, [lambda value=value: value for value in values]),)
+def bodies_in(params: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The jaxprs among an equation's parameters."""
+    return tuple(jex.core.jaxprs_in_params(params))
 
 
 def opened(body: Any) -> tuple[Any, Sequence[Any]]:
@@ -433,47 +158,12 @@ def opened(body: Any) -> tuple[Any, Sequence[Any]]:
     return body, ()
 
 
-def _body(params: Mapping[str, Any]) -> Any:
-    return params["jaxpr" if "jaxpr" in params else "call_jaxpr"]
-
-
-def _same_programs(branches: Sequence[Any]) -> bool:
-    jaxprs, constants = zip(*map(opened, branches), strict=True)
-    if len({len(jaxpr.eqns) for jaxpr in jaxprs}) > 1 or any(map(len, constants)):
-        return False
-    return len({str(jaxpr) for jaxpr in jaxprs}) == 1
-
-
 def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
     """How many of a scan's inputs are constants, and how many its carry."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
     constants, carry, _ = params["ft_in"].unpack()  # jax 0.11 and newer
     return len(list(constants)), len(list(carry))
-
-
-def _only_equation(equation: Any) -> Any | None:
-    """The layer that a `custom_vjp` consists of: one with its own derivative, a lowering.
-
-    What is said of a layer's primitive is true of it.
-    """
-    if equation.primitive.name != "custom_vjp_call":
-        return None
-    body, _ = opened(equation.params["call_jaxpr"])
-    if len(body.eqns) != 1 or body.constvars:
-        return None
-    (inner,) = body.eqns
-    same = inner.invars == body.invars and inner.outvars == body.outvars
-    return inner if same and inner.primitive.name in primitives.LAYERS else None
-
-
-def is_elementwise(equation: Any) -> bool:
-    """Whether a `custom_jvp_call` maps its inputs element by element, as `jax.nn.relu` does."""
-    (output,) = equation.outvars if len(equation.outvars) == 1 else (None,)
-    if output is None or any(v.aval.shape not in ((), output.aval.shape) for v in equation.invars):
-        return False
-    body = build(equation.params["call_jaxpr"], lambda name: False)
-    return all(operation.name in primitives.ELEMENTWISE for operation in body.operations)
 
 
 def names_inside(operation: Operation) -> set[str]:
@@ -488,9 +178,13 @@ def _names(body: Any) -> set[str]:
     for equation in opened(body)[0].eqns:
         if equation.primitive.name == "name":
             found.add(equation.params["name"])
-        for inner in jex.core.jaxprs_in_params(equation.params):
+        for inner in bodies_in(equation.params):
             found |= _names(inner)
     return found
+
+
+def _places_inside(bodies: Sequence[Any]) -> Iterator[Any]:
+    return (equation.source_info for body in bodies for equation in opened(body)[0].eqns)
 
 
 def _user_frame(source_info: Any) -> str | None:
@@ -500,40 +194,6 @@ def _user_frame(source_info: Any) -> str | None:
         if not any(library in path for library in _LIBRARIES):
             return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
     return None
-
-
-def build(body: Any, kept: Callable[[str], bool]) -> Graph:
-    """The flat program of a jaxpr."""
-    jaxpr, constants = opened(body)
-    builder = _Builder(kept)
-    captured = [builder.captured(value) for value in constants]
-    inputs = tuple(builder.fresh(variable.aval) for variable in jaxpr.invars)
-    outputs = builder.inline(jaxpr, [*captured, *inputs])
-    operations = tuple(operations_of(builder.block))
-    return Graph(inputs, outputs, builder.block, operations, builder.types, builder.constants)
-
-
-def trace(function: Callable[..., Any], arguments: tuple, kept: Callable[[str], bool]):
-    """Trace `function(*arguments)`.
-
-    Returns:
-      The graph, whose inputs are the leaves of `arguments`, and the output's tree of
-      `jax.ShapeDtypeStruct`s.
-    """
-
-    def fresh(*arguments: Any) -> Any:
-        return function(*arguments)
-
-    # JAX keeps traces by the function's identity: a model that was changed in place would be
-    # explained as it was at the first call.
-    closed, shapes = jax.make_jaxpr(fresh, return_shape=True)(*arguments)
-    return build(closed, kept), shapes
-
-
-def body_of(operation: Operation, kept: Callable[[str], bool]) -> Graph:
-    """The flat program of an operation's only body."""
-    (body,) = operation.inner
-    return build(body, kept)
 
 
 def written_in_text(value: Any) -> bool:

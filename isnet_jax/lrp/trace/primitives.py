@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-Passing = Literal["moves", "sums", "wins", "bends", "layer", "multiplies", "divides", "selects"]
+Passing = Literal[
+    "moves", "sums", "solves", "wins", "bends", "layer", "multiplies", "divides", "selects"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Primitive:
 
     Attributes:
       passing: how relevance passes: values are only moved ("moves": the plain VJP, and relevance
-        itself moves the same way), summed ("sums": the plain VJP shares in proportion), compared
+        itself moves the same way), summed ("sums": the plain VJP shares in proportion; "solves":
+        likewise from the last operand, the right side of equations with constant factors), compared
         ("wins"), bent one by one ("bends": an activation), or one of the operations that the
         planner looks at itself. None: relevance cannot pass.
       elementwise: out[i] depends on in[i] only, after broadcasting of axes of size one.
@@ -113,7 +116,7 @@ TABLE: dict[str, Primitive] = {
     "psum": Primitive("sums", reduces=True),
     "psum_invariant": Primitive("sums", reduces=True),
     "pmean": Primitive("sums", reduces=True),
-    "cumsum": Primitive("sums", sign="keeps"),
+    "cumsum": Primitive("sums", reduces=True, sign="keeps"),
     "cumlogsumexp": Primitive(None),
     "reduce_window_sum": Primitive("sums", reduces=True, sign="keeps"),
     "all_gather": _SUMS,
@@ -130,7 +133,8 @@ TABLE: dict[str, Primitive] = {
     "imag": _SUMS,
     "complex": _SUMS,
     "fft": _SUMS,
-    "triangular_solve": _SUMS,
+    "triangular_solve": Primitive("solves"),
+    "custom_linear_solve": Primitive("solves"),
     # The winner takes all.
     "reduce_max": Primitive("wins", reduces=True, sign="keeps"),
     "reduce_min": Primitive("wins", reduces=True, sign="keeps"),
@@ -238,7 +242,7 @@ def _named(**wanted: Any) -> frozenset[str]:
 
 
 MOVES = _named(passing="moves")
-SUMS = _named(passing="sums")
+SUMS = _named(passing="sums") | _named(passing="solves")
 WINNERS = _named(passing="wins")
 BENDING = _named(passing="bends")
 LAYERS = _named(passing="layer")
