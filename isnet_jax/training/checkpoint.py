@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import json
+import logging
+import math
 import shutil
 import sys
 import warnings
@@ -22,7 +25,7 @@ from jax.experimental import multihost_utils
 
 from isnet_jax.errors import UserError, printable
 from isnet_jax.files import write_atomically
-from isnet_jax.training.checksums import sealed, unsealed
+from isnet_jax.training.checksums import loss_of, sealed, unsealed
 from isnet_jax.training.description import DESCRIPTION, ModelDescription, read_description
 from isnet_jax.training.step import TrainState
 from isnet_jax.training.termination import interrupted_afterwards
@@ -79,6 +82,8 @@ class Checkpoints:
         )
 
     def __enter__(self) -> Checkpoints:
+        self._silence = contextlib.ExitStack()
+        self._silence.enter_context(_abandoned_work_is_silent())
         return self
 
     def __exit__(
@@ -87,13 +92,16 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            with self._writing():
-                self._last.close()
-                self._best.close()
-        except UserError:
-            if error is None:
-                raise
+        with self._silence:
+            try:
+                with self._writing():
+                    self._last.close()
+                    self._best.close()
+            except UserError:
+                if error is None:
+                    raise
+            if error is not None:
+                gc.collect()  # What is abandoned speaks when it is collected.
 
     def save(
         self, state: TrainState, progress: Mapping[str, Any], *, loss: float | None = None
@@ -107,12 +115,12 @@ class Checkpoints:
           UserError: this or the write before failed; the checkpoints of earlier steps are whole.
         """
         step = int(state.step)
-        arguments = _arguments(state, progress)
+        arguments = _arguments(state, progress, loss)
         with self._writing():
             if loss is not None:
-                kept = (
-                    arguments if state.average is None else _arguments(state.averaged(), progress)
-                )
+                kept = arguments
+                if state.average is not None:
+                    kept = _arguments(state.averaged(), progress, loss)
                 self._best.save(step, args=kept, metrics={_LOSS: loss}, force=True)
                 # Once "last" counts this epoch as done, its best must be there.
                 self._best.wait_until_finished()
@@ -153,9 +161,10 @@ class Checkpoints:
           UserError: none of them can be read, or they are of another architecture.
         """
         self.wait()
+        self._mend_ranks()
         steps = sorted(self._last.all_steps(), reverse=True)
         damage: dict[int, _DamagedError] = {}
-        with _abandoned_reads_are_silent():
+        with _abandoned_work_is_silent():
             for step in steps:
                 try:
                     state, progress = _restored(self._last, step, like, check)
@@ -183,12 +192,26 @@ class Checkpoints:
         self.wait()
         with self._writing():
             self._best.wait_until_finished()
-        with _abandoned_reads_are_silent():
+        with _abandoned_work_is_silent():
             return _best([self._best, self._last], like, self._tell)
 
     def latest_step(self) -> int | None:
         """The step of the latest whole checkpoint."""
         return self._last.latest_step()
+
+    def _mend_ranks(self) -> None:
+        """Orbax shall drop the worst of the best by their losses as they were saved."""
+        for step in self._best.all_steps():
+            file = Path(self._best.directory) / str(step) / "metrics" / "metrics"
+            loss = _recorded_loss(self._best, step)
+            if loss is None or loss == _ranked_by(self._best.metrics(step)):
+                continue
+            self._tell(f"the loss in {printable(file)} was changed; it is {loss} again")
+            if jax.process_index() == 0:
+                write_atomically(file, json.dumps({_LOSS: loss}))
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices(f"mended {step}")
+            self._best.reload()
 
     def _drop_later_best(self, step: int) -> None:
         """A run killed between the two writes repeats that epoch, its best included."""
@@ -257,7 +280,7 @@ def load_network(
     except UserError as error:
         raise UserError(f"{printable(folder / DESCRIPTION)}: {error}") from error
     graph, parameters, rest = nnx.split(abstract, nnx.Param, ...)
-    with contextlib.ExitStack() as stack, _abandoned_reads_are_silent():
+    with contextlib.ExitStack() as stack, _abandoned_work_is_silent():
         places = [folder / kind for kind in ("best", "last") if (folder / kind).is_dir()]
         managers = [stack.enter_context(_manager(place, create=False)) for place in places]
         found = _best(managers, {"parameters": parameters, "rest": rest}, tell)
@@ -277,17 +300,38 @@ def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
     }
     chosen = ocp.CheckpointManagerOptions(**options)
     if folder.name == "best":
-        chosen.best_fn, chosen.best_mode = lambda metrics: metrics[_LOSS], "min"
+        chosen.best_fn, chosen.best_mode = _ranked_by, "min"
     return ocp.CheckpointManager(folder, options=chosen, item_handlers=handlers)
 
 
-def _arguments(state: TrainState, progress: Mapping[str, Any]) -> Any:
+def _arguments(state: TrainState, progress: Mapping[str, Any], loss: float | None) -> Any:
     # A copy: the next step donates the state's buffers while they are being written.
     arrays = jax.tree.map(jnp.copy, flattened(state))
+    record = sealed(progress, arrays, loss)
     return ocp.args.Composite(
         state=ocp.args.StandardSave(arrays),  # pyright: ignore[reportCallIssue]
-        progress=ocp.args.JsonSave(sealed(progress, arrays)),  # pyright: ignore[reportCallIssue]
+        progress=ocp.args.JsonSave(record),  # pyright: ignore[reportCallIssue]
     )
+
+
+def _ranked_by(metrics: Any) -> float:
+    loss = metrics.get(_LOSS) if isinstance(metrics, dict) else None
+    return loss if isinstance(loss, int | float) and loss == loss else math.inf
+
+
+def _recorded_loss(manager: ocp.CheckpointManager, step: int) -> float | None:
+    """Of a checkpoint's record, which has a checksum: Orbax ranks by a file without one."""
+    try:
+        place = Path(manager.directory) / str(step) / "progress" / "metadata"
+        return loss_of(json.loads(place.read_text()))
+    except (OSError, ValueError):
+        return None
+
+
+def _best_step(manager: ocp.CheckpointManager) -> int | None:
+    recorded = {step: _recorded_loss(manager, step) for step in manager.all_steps()}
+    known = {step: loss for step, loss in recorded.items() if loss is not None}
+    return min(known, key=lambda step: known[step]) if known else manager.best_step()
 
 
 class _DamagedError(Exception):
@@ -300,7 +344,7 @@ def _best(
     """The first that can be read: of the best, or, of ended epochs, of the last."""
     damaged: list[_DamagedError] = []
     for manager in managers:
-        best = manager.best_step() if manager.directory.name == "best" else None
+        best = _best_step(manager) if manager.directory.name == "best" else None
         for step in sorted(manager.all_steps(), key=lambda step: (step != best, -step)):
             try:
                 state, progress = _restored(manager, step, like)
@@ -357,19 +401,24 @@ def _restored(
 
 
 @contextlib.contextmanager
-def _abandoned_reads_are_silent() -> Iterator[None]:
-    """Orbax does not wait for the other reads when one has failed; each would print a traceback."""
+def _abandoned_work_is_silent() -> Iterator[None]:
+    """Orbax leaves its other reads and writes when one has failed; each would print a traceback."""
     before = sys.unraisablehook
+
+    def is_awaited(record: logging.LogRecord) -> bool:
+        return "exception was never retrieved" not in record.getMessage()
 
     def hook(raised: Any) -> None:
         if str(raised.exc_value) != "Event loop is closed":
             before(raised)
 
     sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(is_awaited)
     try:
         yield
     finally:
         sys.unraisablehook = before
+        logging.getLogger("asyncio").removeFilter(is_awaited)
 
 
 def _first_line(error: Exception) -> str:

@@ -9,20 +9,29 @@ from typing import Any
 
 import numpy as np
 
-_RECORD, _ARRAYS, _OWN = "record", "checksums", "checksum"
+_RECORD, _ARRAYS, _LOSS, _OWN = "record", "checksums", "loss", "checksum"
 # What a checkpoint of a version without checksums holds.
 _UNSEALED = ("history", "batches", "epoch")
 
 
-def sealed(record: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(
+    record: Mapping[str, Any], arrays: Mapping[str, Any], loss: float | None
+) -> dict[str, Any]:
     """A record (JSON) with the CRC-32 of itself and of the arrays that are stored beside it.
 
     Args:
       arrays: by name; each whole on a device of this process.
+      loss: that the checkpoint is ranked by; None if it is not.
     """
-    plain = json.loads(json.dumps(dict(record)))
     sums = {name: _of_array(array) for name, array in arrays.items()}
-    return {_RECORD: plain, _ARRAYS: sums, _OWN: _of_record(plain, sums)}
+    found = {_RECORD: json.loads(json.dumps(dict(record))), _ARRAYS: sums, _LOSS: loss}
+    return found | {_OWN: _of_record(found)}
+
+
+def loss_of(found: Any) -> float | None:
+    """The loss that `sealed` was given; None if it is damaged, or of a version without it."""
+    whole = isinstance(found, dict) and _LOSS in found and _of_record(found) == found.get(_OWN)
+    return found[_LOSS] if whole else None
 
 
 def unsealed(found: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,10 +42,10 @@ def unsealed(found: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """
     if isinstance(found, dict) and all(key in found for key in _UNSEALED):
         return found
-    if not isinstance(found, dict) or set(found) != {_RECORD, _ARRAYS, _OWN}:
+    if not isinstance(found, dict) or {*found, _LOSS} != {_RECORD, _ARRAYS, _LOSS, _OWN}:
         raise ValueError("its record of progress is incomplete")
     record, sums = found[_RECORD], found[_ARRAYS]
-    if _of_record(record, sums) != found[_OWN]:
+    if _of_record(found) != found[_OWN]:
         raise ValueError("its record of progress is damaged: the checksum differs")
     for name in sorted({*sums, *arrays}):
         if name not in arrays or name not in sums:
@@ -52,5 +61,6 @@ def _of_array(array: Any) -> int:
     return zlib.crc32(values.reshape(-1).view(np.uint8).data, kind)
 
 
-def _of_record(record: Any, sums: Any) -> int:
-    return zlib.crc32(json.dumps([record, sums], sort_keys=True).encode())
+def _of_record(found: Mapping[str, Any]) -> int:
+    parts = [found[name] for name in (_RECORD, _ARRAYS, _LOSS) if name in found]
+    return zlib.crc32(json.dumps(parts, sort_keys=True).encode())

@@ -11,12 +11,15 @@ import contextlib
 import errno
 import hashlib
 import os
+import resource
 import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import jax
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link"}
@@ -144,3 +147,17 @@ def full_disk(folder: Path, after: int) -> Iterator[list[int]]:
 
     with _watched(folder, fail):
         yield made
+
+
+@contextlib.contextmanager
+def smaller_files(size: int) -> Iterator[None]:
+    """No file of this process gets longer than that, whoever writes it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    cached = jax.config.jax_enable_compilation_cache  # pyright: ignore
+    jax.config.update("jax_enable_compilation_cache", False)  # It would keep parts of programs.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        jax.config.update("jax_enable_compilation_cache", cached)

@@ -142,7 +142,7 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on(
     count = 0
     for after in chosen(range(made[0]), 40, 0) if share else [made[0] // 2]:
         out = tmp_path / f"run{after}"
-        told = fails(out, after)
+        told = fails(out, states.full_disk(out, after))
         assert "Traceback" not in told + capfd.readouterr().err
         small_run.run(out)
         assert small_run.result(out) == expected, after
@@ -150,15 +150,31 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on(
     print(f"a disk full after each of {count} of {made[0]} operations: all said so and went on")
 
 
-def fails(out: Path, after: int) -> str:
-    """What is said where the disk is full after so many operations: one message, exit code 2."""
+@some_or_all
+def test_a_disk_without_room_for_a_file_is_one_message_and_the_run_goes_on(
+    share: int,
+    killed: list[states.Contents],
+    finished: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+):
+    """Files that are written without Python too, by a limit to their size."""
+    expected = small_run.result(finished)
+    sizes = sorted({len(data) for data in killed[-1].values() if data})
+    sizes = chosen(sizes, 20, 0) if share else [sizes[len(sizes) // 2]]
+    for size in sizes:
+        out = tmp_path / f"run{size}"
+        told = fails(out, states.smaller_files(size - 1))
+        assert "Traceback" not in told + capfd.readouterr().err
+        small_run.run(out)
+        assert small_run.result(out) == expected, size
+    print(f"no room for files of {len(sizes)} sizes: all said so and went on")
+
+
+def fails(out: Path, full: contextlib.AbstractContextManager[object]) -> str:
+    """What is said where the disk is full: one message, exit code 2."""
     told = io.StringIO()
-    with (
-        contextlib.redirect_stderr(told),
-        pytest.raises(SystemExit, match="2"),
-        states.full_disk(out, after),
-        exit_codes(),
-    ):
+    with contextlib.redirect_stderr(told), pytest.raises(SystemExit, match="2"), full, exit_codes():
         small_run.run(out)
     assert told.getvalue().count("error:") == 1
     return told.getvalue()

@@ -199,6 +199,19 @@ def test_a_damaged_best_is_named_and_the_last_taken(copy: Path, damage):
         load_network(copy)
 
 
+@pytest.mark.parametrize("content", ['{"validation_loss": 9.0}', '{"vamidation_loss": 1.0}', "{}"])
+def test_the_loss_that_ranks_a_best_one_is_its_own(copy: Path, content: str):
+    """Orbax keeps it in a file without a checksum."""
+    file = newest(copy / "best") / "metrics" / "metrics"
+    whole = file.read_text()
+    file.write_text(content)
+    load_network(copy)
+    assert file.read_text() == content
+    _, _, told = run(copy)
+    assert "was changed; it is" in dict(told)["notice"]
+    assert json.loads(file.read_text()) == json.loads(whole)
+
+
 def test_a_deleted_best_is_done_without(copy: Path):
     shutil.rmtree(newest(copy / "best"))
     model, _, _ = run(copy)
