@@ -393,11 +393,17 @@ def _restored(
         found: Any = manager.restore(step, args=arguments)
         progress = unsealed(found["progress"], found["state"])
         check(progress)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
-        raise _DamagedError(
-            f"the checkpoint {printable(place)} cannot be read ({_first_line(error)})"
-        ) from error
-    return unflattened(like, found["state"], str(manager.directory)), progress
+    except Exception as error:  # Of nearly every kind, on damaged files.
+        peers = isinstance(error, RuntimeError | TimeoutError) and jax.process_count() > 1
+        if peers and not isinstance(error, NotImplementedError):
+            raise
+        reason = _first_line(error)
+    else:
+        return unflattened(like, found["state"], str(manager.directory)), progress
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
+        gc.collect()  # What Orbax abandoned speaks when it is collected.
+    raise _DamagedError(f"the checkpoint {printable(place)} cannot be read ({reason})")
 
 
 @contextlib.contextmanager
