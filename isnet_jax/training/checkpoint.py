@@ -394,8 +394,8 @@ def _restored(
         progress = unsealed(found["progress"], found["state"])
         check(progress)
     except Exception as error:  # Of nearly every kind, on damaged files.
-        peers = isinstance(error, RuntimeError | TimeoutError) and jax.process_count() > 1
-        if peers and not isinstance(error, NotImplementedError):
+        # But RuntimeErrors and time-outs are the devices' and other processes'.
+        if isinstance(error, RuntimeError | TimeoutError) and not _is_of_files(error):
             raise
         reason = _first_line(error)
     else:
@@ -404,6 +404,10 @@ def _restored(
         warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
         gc.collect()  # What Orbax abandoned speaks when it is collected.
     raise _DamagedError(f"the checkpoint {printable(place)} cannot be read ({reason})")
+
+
+def _is_of_files(error: Exception) -> bool:
+    return isinstance(error, NotImplementedError | RecursionError)
 
 
 @contextlib.contextmanager
