@@ -49,8 +49,8 @@ class NetworkOptions:
       augmentation: random transformations of image and mask together.
       seed: decides weights, order of the images and random choices; the data have their own.
       normalisation: of images inside the network, by the mean and deviation that the weights were
-        trained with: imagenet's, half (0.5 and 0.5), or none. "auto" is imagenet with --weights,
-        and none without.
+        trained with: imagenet's, half (0.5 and 0.5), or none. "auto" is imagenet where weights
+        are given, and none elsewhere.
       fine_tune: weights to start from, and what moves how far.
     """
 

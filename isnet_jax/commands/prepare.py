@@ -36,8 +36,8 @@ class MasksBy:
     Attributes:
       masks_by: run of `isnet-jax train segmenter` that draws masks where there are none.
       mask_confidence: the least that such a mask is taken with, in [0, 1]: the expected overlap
-        (IoU) with the true one, if the segmenter's probabilities hold. Images whose mask is not
-        so sure are left out by --skip-bad, or stay without a mask by --allow-missing-masks.
+        (IoU) with the true one, if the segmenter's probabilities hold. An image whose mask is not
+        so sure counts as one without a mask.
     """
 
     masks_by: Path | None = None
