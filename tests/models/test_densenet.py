@@ -29,7 +29,7 @@ def both(request, monkeypatch):
 
 
 def network(*, remat: bool = False) -> densenet.DenseNet:
-    model = densenet.DenseNet(3, depths=(3, 2), growth=4, stem=6, remat=remat, rngs=nnx.Rngs(0))
+    model = densenet.DenseNet(3, depths=(2, 1), growth=4, stem=6, remat=remat, rngs=nnx.Rngs(0))
     draw = np.random.default_rng(0)
     for _, variable in nnx.to_flat_state(nnx.state(model, nnx.BatchStat)):
         variable.set_value(jnp.asarray(draw.uniform(0.5, 1.5, variable.shape)))

@@ -19,11 +19,17 @@ from isnet_jax.training.step import loss_function
 
 PRECISIONS = {"float32": None, "bf16": jnp.bfloat16}
 ISNET = ISNetConfig(variant="selective", batch_stats="gradient")
+# They repeat the blocks of others of their family.
+DEEPER = (
+    *("resnet34", "resnet101", "resnet152", "densenet161", "densenet169", "densenet201"),
+    *("densenet264", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
+    *("vit_b_16", "vit_l_16"),
+)
 # One small network for each kind of block.
 FAMILIES = {
     "basic": lambda **o: ResNet(3, block=BasicBlock, blocks=(1, 1, 1, 1), **o),
     "bottleneck": lambda **o: ResNet(3, block=Bottleneck, blocks=(1, 1, 1, 1), **o),
-    "densenet": lambda **o: DenseNet(3, depths=(2, 2), growth=4, stem=4, **o),
+    "densenet": lambda **o: DenseNet(3, depths=(2, 1), growth=4, stem=4, **o),
     "vgg": lambda **o: VGG(3, depths=(1, 1, 1, 1, 1), batch_norm=True, hidden=16, **o),
     "vit": lambda **o: VisionTransformer(3, width=8, depth=2, heads=2, image_size=32, **o),
     "compact": lambda **o: models.create("compact", num_classes=3, **o),
@@ -36,7 +42,10 @@ def side(name: str) -> int:
     return 224 if name.startswith("vit") else 64
 
 
-@pytest.mark.parametrize("name", models.list())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in DEEPER else ()) for n in models.list()],
+)
 def test_lrp_passes_every_operation(name):
     """Traced only: no weight is drawn."""
     tables: list[lrp.Table] = []

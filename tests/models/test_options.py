@@ -91,7 +91,7 @@ def test_remat_computes_the_same():
 def test_remat_takes_less_memory_in_the_compiled_step(config, share):
     bytes_taken = {}
     for remat in (False, True):
-        model = DenseNet(3, depths=(8, 8), growth=16, stem=16, remat=remat, rngs=nnx.Rngs(0))
+        model = DenseNet(3, depths=(4, 4), growth=16, stem=16, remat=remat, rngs=nnx.Rngs(0))
         optimiser = optax.sgd(0.1)
         step = compile_step(build_step(model, loss_function(config), optimiser))
         state = init_state(model, optimiser, jax.random.key(0))

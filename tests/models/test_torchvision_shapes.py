@@ -1,5 +1,6 @@
 """Every network that torchvision has takes a state dict of torchvision's names and shapes."""
 
+import functools
 import gzip
 import json
 from pathlib import Path
@@ -18,7 +19,9 @@ SHAPES = json.loads(gzip.decompress(FILE.read_bytes()))["shapes"]
 LARGE = ("vgg", "vit", "resnet152", "densenet161", "densenet201", "resnet101")
 
 
+@functools.cache
 def abstract(name: str) -> nnx.Module:
+    """Without weights, made once: whoever loads some takes a copy."""
     return nnx.eval_shape(lambda: models.create(name, num_classes=1000, rngs=nnx.Rngs(0)))
 
 
@@ -43,7 +46,7 @@ def test_names_and_shapes(name):
 )
 def test_the_state_dict_is_loaded(name):
     """As float16 numbers of one value in one place, so that the largest fit into memory."""
-    model = abstract(name)
+    model = nnx.clone(abstract(name))
     one = np.float16(0.5)
     models.load_torch(model, {k: np.broadcast_to(one, shape) for k, shape in SHAPES[name].items()})
     state = nnx.state(model, (nnx.Param, nnx.BatchStat))
