@@ -31,6 +31,8 @@ from isnet_jax.training.step import TrainState
 from isnet_jax.training.termination import interrupted_afterwards
 
 _LOSS = "validation_loss"
+# Nothing is made, and the losses are not read, which may be damaged: see `_losses`.
+_READ_ONLY = {"create": False, "lightweight_initialize": True}
 _START_ANEW = "Delete that folder to go on without it."
 
 
@@ -74,6 +76,8 @@ class Checkpoints:
     ):
         config = config or CheckpointConfig()
         self._folder, self._tell = folder.resolve(), tell
+        with self._writing():
+            _mend_ranks(self._folder / "best", tell)
         self._last = _manager(
             self._folder / "last", max_to_keep=config.keep_last, cleanup_tmp_directories=True
         )
@@ -161,7 +165,6 @@ class Checkpoints:
           UserError: none of them can be read, or they are of another architecture.
         """
         self.wait()
-        self._mend_ranks()
         steps = sorted(self._last.all_steps(), reverse=True)
         damage: dict[int, _DamagedError] = {}
         with _abandoned_work_is_silent():
@@ -198,20 +201,6 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """The step of the latest whole checkpoint."""
         return self._last.latest_step()
-
-    def _mend_ranks(self) -> None:
-        """Orbax shall drop the worst of the best by their losses as they were saved."""
-        for step in self._best.all_steps():
-            file = Path(self._best.directory) / str(step) / "metrics" / "metrics"
-            loss = _recorded_loss(self._best, step)
-            if loss is None or loss == _ranked_by(self._best.metrics(step)):
-                continue
-            self._tell(f"the loss in {printable(file)} was changed; it is {loss} again")
-            if jax.process_index() == 0:
-                write_atomically(file, json.dumps({_LOSS: loss}))
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices(f"mended {step}")
-            self._best.reload()
 
     def _drop_later_best(self, step: int) -> None:
         """A run killed between the two writes repeats that epoch, its best included."""
@@ -282,7 +271,7 @@ def load_network(
     graph, parameters, rest = nnx.split(abstract, nnx.Param, ...)
     with contextlib.ExitStack() as stack, _abandoned_work_is_silent():
         places = [folder / kind for kind in ("best", "last") if (folder / kind).is_dir()]
-        managers = [stack.enter_context(_manager(place, create=False)) for place in places]
+        managers = [stack.enter_context(_manager(place, **_READ_ONLY)) for place in places]
         found = _best(managers, {"parameters": parameters, "rest": rest}, tell)
     if found is None:
         raise UserError(
@@ -299,7 +288,7 @@ def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
         "progress": ocp.JsonCheckpointHandler(),
     }
     chosen = ocp.CheckpointManagerOptions(**options)
-    if folder.name == "best":
+    if folder.name == "best" and chosen.create:
         chosen.best_fn, chosen.best_mode = _ranked_by, "min"
     return ocp.CheckpointManager(folder, options=chosen, item_handlers=handlers)
 
@@ -319,19 +308,33 @@ def _ranked_by(metrics: Any) -> float:
     return loss if isinstance(loss, int | float) and loss == loss else math.inf
 
 
-def _recorded_loss(manager: ocp.CheckpointManager, step: int) -> float | None:
-    """Of a checkpoint's record, which has a checksum: Orbax ranks by a file without one."""
+def _json(file: Path) -> Any:
     try:
-        place = Path(manager.directory) / str(step) / "progress" / "metadata"
-        return loss_of(json.loads(place.read_text()))
+        return json.loads(file.read_text())
     except (OSError, ValueError):
         return None
 
 
-def _best_step(manager: ocp.CheckpointManager) -> int | None:
-    recorded = {step: _recorded_loss(manager, step) for step in manager.all_steps()}
-    known = {step: loss for step, loss in recorded.items() if loss is not None}
-    return min(known, key=lambda step: known[step]) if known else manager.best_step()
+def _losses(folder: Path) -> dict[int, tuple[float, float]]:
+    """Of each checkpoint the loss in its record, which has a checksum, and what Orbax ranks by."""
+    losses = {}
+    for place in folder.glob("*"):
+        if place.name.isdigit():
+            ranked = _ranked_by(_json(place / "metrics" / "metrics"))
+            recorded = loss_of(_json(place / "progress" / "metadata"))
+            losses[int(place.name)] = (ranked if recorded is None else recorded, ranked)
+    return losses
+
+
+def _mend_ranks(folder: Path, tell: Callable[[str], None]) -> None:
+    """Orbax shall drop the worst of the best by their losses as they were saved."""
+    for step, (loss, ranked) in _losses(folder).items() if jax.process_index() == 0 else ():
+        file = folder / str(step) / "metrics" / "metrics"
+        if loss != ranked or not isinstance(_json(file), dict):
+            tell(f"the loss in {printable(file)} was changed; it is {loss} again")
+            write_atomically(file, json.dumps({_LOSS: loss}))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("ranks")
 
 
 class _DamagedError(Exception):
@@ -344,7 +347,8 @@ def _best(
     """The first that can be read: of the best, or, of ended epochs, of the last."""
     damaged: list[_DamagedError] = []
     for manager in managers:
-        best = _best_step(manager) if manager.directory.name == "best" else None
+        losses = _losses(Path(manager.directory)) if manager.directory.name == "best" else {}
+        best = min(losses, key=lambda step: losses[step], default=None)
         for step in sorted(manager.all_steps(), key=lambda step: (step != best, -step)):
             try:
                 state, progress = _restored(manager, step, like)
@@ -383,26 +387,27 @@ def _restored(
             return np.empty(saved.shape, saved.dtype)
         return jax.ShapeDtypeStruct(saved.shape, saved.dtype, sharding=sharding)
 
-    try:
-        saved: Any = manager.item_metadata(step)
-        arrays = {name: abstract(name, array) for name, array in dict(saved["state"]).items()}
-        arguments = ocp.args.Composite(
-            state=ocp.args.StandardRestore(arrays),  # pyright: ignore[reportCallIssue]
-            progress=ocp.args.JsonRestore(),  # pyright: ignore[reportCallIssue]
-        )
-        found: Any = manager.restore(step, args=arguments)
-        progress = unsealed(found["progress"], found["state"])
-        check(progress)
-    except Exception as error:  # Of nearly every kind, on damaged files.
-        # But RuntimeErrors and time-outs are the devices' and other processes'.
-        if isinstance(error, RuntimeError | TimeoutError) and not _is_of_files(error):
-            raise
-        reason = _first_line(error)
-    else:
-        return unflattened(like, found["state"], str(manager.directory)), progress
     with warnings.catch_warnings():
+        # What Orbax abandons speaks when it is collected.
         warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
-        gc.collect()  # What Orbax abandoned speaks when it is collected.
+        try:
+            saved: Any = manager.item_metadata(step)
+            arrays = {name: abstract(name, array) for name, array in dict(saved["state"]).items()}
+            arguments = ocp.args.Composite(
+                state=ocp.args.StandardRestore(arrays),  # pyright: ignore[reportCallIssue]
+                progress=ocp.args.JsonRestore(),  # pyright: ignore[reportCallIssue]
+            )
+            found: Any = manager.restore(step, args=arguments)
+            progress = unsealed(found["progress"], found["state"])
+            check(progress)
+        except Exception as error:  # Of nearly every kind, on damaged files.
+            # But RuntimeErrors and time-outs are the devices' and other processes'.
+            if isinstance(error, RuntimeError | TimeoutError) and not _is_of_files(error):
+                raise
+            reason = _first_line(error)
+        else:
+            return unflattened(like, found["state"], str(manager.directory)), progress
+        gc.collect()
     raise _DamagedError(f"the checkpoint {printable(place)} cannot be read ({reason})")
 
 
