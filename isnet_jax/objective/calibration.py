@@ -71,7 +71,12 @@ def total_relevance(
     """S: the sum of |R| over each whole map, mean over the classes where each has its own.
 
     One row for each place, or, with "dual", two: `ISNetConfig.foreground_range`'s order.
+
+    "selective" is measured without its epsilon: in a trained network the lowest probability is far
+    below it, and the relevance of a saturated log-odds says nothing of that of a network in
+    training (docs/variants.md).
     """
+    config = dataclasses.replace(config, softmax_epsilon=0.0)
     places = supervised_places(model, config)
     numbers = jnp.arange(len(image))
     explanation = explain(pure_forward(model), image, config, places, rng, numbers)

@@ -46,6 +46,8 @@ def _selective_seed(logits: Array, softmax_epsilon: float) -> Array:
     """The gradient of `eta = log(p_c + s) - log(1 - p_c + s)`, c the lowest logit."""
     _need_two_classes("selective", logits)
     lowest = jax.nn.one_hot(jnp.argmin(logits, 1), logits.shape[1], dtype=logits.dtype)
+    if softmax_epsilon == 0:  # The lowest logit less the logsumexp of the others: never saturated.
+        return lowest - jax.nn.softmax(jnp.where(lowest > 0, -jnp.inf, logits))
 
     def eta(logits):
         p = (jax.nn.softmax(logits) * lowest).sum(1)

@@ -42,7 +42,7 @@ def test_totals_that_make_no_range(totals):
     [
         ({"variant": "original"}, 1),
         ({"variant": "dual"}, 2),
-        ({"variant": "selective", "deep_supervision": True}, 2),
+        ({"variant": "selective", "softmax_epsilon": 0.0, "deep_supervision": True}, 2),
         ({"variant": "dual", "deep_supervision": ("middle", "end")}, 6),
     ],
 )
@@ -59,6 +59,22 @@ def test_totals_are_those_of_the_heatmaps_that_are_trained(changes, rows):
         )
         assert totals.shape == (rows, 3)
         np.testing.assert_allclose(totals, expected, rtol=1e-9)
+
+
+def test_selective_is_measured_as_if_the_network_were_not_sure():
+    """The epsilon of its log-odds would leave nothing to measure of a trained network."""
+    config = ISNetConfig(variant="selective")
+    with jax.enable_x64(True):
+        model, batch = Tapped(nnx.Rngs(0)), batch_of()
+        head = [v for _, v in nnx.to_flat_state(nnx.state(model, nnx.Param))][-1]
+        head.set_value(100 * head.get_value())
+        key = jax.random.key(0)
+        saturated = jnp.abs(isnet_loss(model, batch, config)[1]["heatmaps"]).sum((1, 2, 3, 4))
+        highest = total_relevance(
+            model, batch["image"], ISNetConfig(variant="stochastic"), key
+        ).mean()
+        assert saturated.mean() < 0.01 * highest
+        assert total_relevance(model, batch["image"], config, key).mean() > 0.1 * highest
 
 
 def test_the_last_epoch_of_a_plain_training_is_measured():

@@ -36,6 +36,16 @@ def test_the_selective_seed_is_the_gradient_of_the_lowest_logits_log_odds():
         np.testing.assert_allclose(seed[sample], expected, rtol=1e-12)
 
 
+def test_without_its_epsilon_the_selective_seed_never_saturates():
+    logits = jnp.array([[1.0, 2.0, -1.0], [0.3, 0.1, 4.0]])
+    exact = ISNetConfig(variant="selective", softmax_epsilon=0.0)
+    near = ISNetConfig(variant="selective", softmax_epsilon=1e-13)
+    (found,), (limit,) = (explained(logits, config, None) for config in (exact, near))
+    np.testing.assert_allclose(found, limit, atol=1e-10)
+    (sure,) = explained(1000 * logits, exact, None)
+    np.testing.assert_allclose(sure, [[0, -1, 1], [0, 1, -1]], atol=1e-6)
+
+
 def test_the_original_variant_explains_each_logit():
     logits = jnp.zeros((5, 3))
     seeds = explained(logits, ISNetConfig(variant="original"), None)
