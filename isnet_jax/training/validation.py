@@ -34,7 +34,8 @@ def build_validation(
 ) -> Callable[[TrainState, Batch, Whole], Metrics]:
     """The objective's metrics in eval mode; a pure function, of one device.
 
-    Every sample is explained and P is `heatmap_weight`, so that losses can be compared.
+    Every sample is explained and P is `heatmap_weight`, so that losses can be compared. The
+    accuracy is that of the images as they are, whatever the objective exchanges.
 
     Args:
       model: its structure; its values come from the state.
@@ -50,6 +51,7 @@ def build_validation(
     """
     if isinstance(config, ISNetConfig):
         config = dataclasses.replace(config, heatmap_fraction=1.0, heatmap_schedule=())
+    exchanges = isinstance(config, ISNetConfig) and config.exchange.probability > 0
     graph = nnx.graphdef(in_mode(model, training=False))
     loss_of = loss_function(config, axis_name)
 
@@ -57,6 +59,8 @@ def build_validation(
         copy = nnx.merge(graph, state.parameters, state.rest, copy=True)
         key = jax.random.fold_in(state.key, _NO_STEP)
         loss, aux = loss_of(copy, dataclasses.replace(part, whole=whole), key, state.step)
+        if exchanges:
+            aux = {**aux, "accuracy": accuracy(copy(part.image), part.label)}
         if interventions:
             image = exchanged(part, Exchange(probability=1.0), key).image
             aux = {**aux, "exchanged_accuracy": accuracy(copy(image), part.label)}

@@ -9,6 +9,7 @@ from tiny_training import SMALL, split
 
 from isnet_jax import Classification, ISNetConfig
 from isnet_jax.objective.batch import Batch, Whole
+from isnet_jax.objective.exchange import Exchange
 from isnet_jax.training import MeshConfig, build_validation, init_state
 from isnet_jax.training.optimiser import OptimiserConfig
 from isnet_jax.training.validation import Validation, even_parts
@@ -47,6 +48,18 @@ def test_every_sample_is_explained_and_p_is_constant():
         validate = jax.jit(build_validation(model, config))
         found.append(validate(state, Batch.of(batch), Whole(batch["label"])))
     jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+def test_the_accuracy_is_that_of_the_images_as_they_are():
+    model = SMALL.create()
+    state = init_state(model, OptimiserConfig().make(1), jax.random.key(0))
+    batch, accuracies = split(12).batch(slice(None)), []
+    for probability in (0.0, 1.0):
+        config = ISNetConfig(exchange=Exchange(probability=probability))
+        validate = jax.jit(build_validation(model, config))
+        found = validate(state, Batch.of(batch), Whole(batch["label"]))
+        accuracies.append(float(found["accuracy"]))
+    assert accuracies[0] == accuracies[1]
 
 
 @pytest.mark.parametrize(
