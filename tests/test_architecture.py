@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import importlib
 import inspect
@@ -43,7 +44,8 @@ def module_of(file: Path) -> str:
 MODULES = {module_of(file): file for file in FILES}
 
 
-def imports(file: Path) -> set[str]:
+@functools.cache
+def imports(file: Path) -> frozenset[str]:
     """Full names of the modules, and of what is taken from them."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
@@ -52,7 +54,7 @@ def imports(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file.name}:{node.lineno}: a relative import"
             found.update(f"{node.module}.{name.name}" for name in node.names)
-    return found
+    return frozenset(found)
 
 
 def modules_imported(file: Path) -> set[str]:
