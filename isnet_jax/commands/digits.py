@@ -13,11 +13,16 @@ from rich.progress import Progress
 
 from isnet_jax.commands import run_folder, train
 from isnet_jax.commands.network import network_of_run
-from isnet_jax.commands.options import TrainingJob
+from isnet_jax.commands.options import TrainingJob, recommended
 from isnet_jax.data import SPLITS, BiasedDigitsConfig, Split, load_split, prepare
+from isnet_jax.objective.config import ISNetConfig
 
 NETWORKS = ("plain", "isnet")
 ConfigName = Literal["demo", "full"]
+
+
+def _with_heatmaps() -> ISNetConfig:
+    return dataclasses.replace(recommended(), heatmap_weight=0.1, heatmap_fraction=0.25)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +36,12 @@ class BiasedDigitsJob(TrainingJob):
       data_dir: where prepared data sets are kept for reuse.
       config: a named set of options, any of which can be given too: "demo" takes minutes, "full"
         trains longer. Or a run's config.yaml, whose options are taken.
+      isnet: as of every training, but with a light heatmap loss on a quarter of the images too: on
+        these data heatmaps do no harm, and show what they are for.
       data: the digits and their background mark.
     """
 
+    isnet: ISNetConfig = field(default_factory=_with_heatmaps)
     out: Path = Path("runs/biased-digits")
     data_dir: Path = Path("datasets")
     config: ConfigName = "demo"

@@ -30,7 +30,7 @@ from isnet_jax.training.config import SelectBy
 
 def recommended() -> ISNetConfig:
     """What holds on every set whose bias lies on the background: docs/hard-backgrounds.md."""
-    return ISNetConfig(heatmap_weight=0.1, exchange=Exchange(probability=1.0))
+    return ISNetConfig(heatmap_weight=0.0, exchange=Exchange(probability=1.0, consistency=1.0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,9 +143,10 @@ class TrainingJob(RunOptions):
     """An ISNet, and a plain classifier to compare it with.
 
     Attributes:
-      isnet: the ISNet's objective: backgrounds exchanged within the batch, and a light heatmap
-        loss. The papers' objective has heatmaps alone (exchange.probability 0, heatmap_weight 0.7).
-        Multi-label data set the classification's task themselves.
+      isnet: the ISNet's objective: images as they are and with the background of another one, equal
+        logits for both, and no heatmaps. The papers' objective has heatmaps alone
+        (heatmap_weight 0.7, exchange.probability 0, exchange.consistency 0). Multi-label data set
+        the classification's task themselves.
       plain_epochs: passes of a plain classifier to compare with.
       calibration: file of `isnet-jax calibrate`; its ranges replace isnet.foreground_range.
       select_by: what makes an epoch the best, which is kept, on validation images: the lowest
@@ -169,6 +170,16 @@ class TrainingJob(RunOptions):
     def networks(self) -> tuple[str, ...]:
         """Names of the networks to train: "plain" if wanted, "isnet"."""
         return ("plain", "isnet") if self.plain_epochs else ("isnet",)
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Options of heatmaps that were chosen although nothing is explained."""
+        if self.isnet.explains:
+            return ()
+        others = ("heatmap_weight", "heatmap_schedule", "classification", "exchange")
+        names = (f.name for f in dataclasses.fields(ISNetConfig) if f.name not in others)
+        default = ISNetConfig()
+        return tuple(n for n in names if getattr(self.isnet, n) != getattr(default, n))
 
     def calibrated(self) -> Self:
         """The same job with the ranges of its calibration in the objective.

@@ -129,6 +129,14 @@ def run(
         say(console, f"{job.out} is finished")
         show(finished, console)
         return finished
+    if unused := job.without_effect:
+        console.print(
+            f"note: nothing is explained, as isnet.heatmap_weight is 0, so {', '.join(unused)} "
+            "changes nothing. The papers' objective: --isnet.heatmap-weight 0.7 "
+            "--isnet.exchange.probability 0 --isnet.exchange.consistency 0",
+            soft_wrap=True,
+            highlight=False,
+        )
     splits = first_then_all(load)
     description = job.description(splits["train"])
     _check_training(job, description, splits["train"])

@@ -187,7 +187,8 @@ def _require_intact(folder: Path) -> None:
 
 
 def _require_form(builder: tfds.core.DatasetBuilder) -> None:
-    features, names = builder.info.features, builder.info.metadata["class_names"]
+    info: Any = builder.info
+    features, names = info.features, info.metadata["class_names"]
     if not (names and all(isinstance(name, str) for name in names) and len({*names}) == len(names)):
         raise ValueError("metadata.json has no class_names that are texts and differ")
     (*size, channels), label = features["image"].shape, features["label"].shape
