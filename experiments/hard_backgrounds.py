@@ -53,6 +53,10 @@ OBJECTIVES: dict[str, ISNetConfig | Classification] = {
     "isnet": isnet(),
     "exchange, half": exchange(probability=0.5),
     "exchange, consistent": exchange(consistency=1.0),
+    "exchange, consistent 4": exchange(consistency=4.0),
+    "exchange, consistent, isnet P 0.1, quarter": dataclasses.replace(
+        exchange(0.1, consistency=1.0), heatmap_fraction=0.25
+    ),
     "exchange, isnet P 0.1": exchange(0.1),
     "exchange, isnet P 0.3": exchange(0.3),
     "exchange, masks shrunk by 0 to 1": exchange(max_shrink=1),
@@ -85,7 +89,7 @@ class Experiment:
     """
 
     sets: tuple[str, ...] = ("textured", "fashion", "decoy", "coloured", "lungs")
-    objectives: tuple[str, ...] = ("plain", UNBIASED, "exchange", "isnet")
+    objectives: tuple[str, ...] = ("plain", UNBIASED, "isnet", "exchange", "exchange, consistent")
     seeds: tuple[int, ...] = (0, 1, 2)
     epochs: int = 8
     fashion: Path | None = None
