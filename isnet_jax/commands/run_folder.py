@@ -174,7 +174,8 @@ def _check(folder: Path, settings: dict[str, Any], complete: Complete) -> None:
             raise UserError(
                 f"{printable(folder)} holds another run; it differs in:\n  "
                 + "\n  ".join(differing[:8])
-                + f"{more}\nChoose another --out, or give that run's options to go on with it."
+                + f"{more}\nChoose another --out, or give that run's options to go on with it "
+                f"(--config {printable(folder / 'config.yaml')})."
             )
     elif folder.is_dir() and {*folder.iterdir()} - {*temporaries(folder, _WRITTEN)}:
         raise UserError(

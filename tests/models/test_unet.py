@@ -12,6 +12,7 @@ from isnet_jax import UserError, models
 @pytest.mark.parametrize("size", [(16, 16), (13, 11)])
 def test_a_logit_for_each_pixel(size: tuple[int, int]):
     model = models.create("unet", num_classes=1, widths=(4, 6, 8), rngs=nnx.Rngs(0))
+    model.eval()
     logits = nnx.eval_shape(lambda: model(jnp.zeros((2, *size, 3))))
     assert logits.shape == (2, *size, 1)
 

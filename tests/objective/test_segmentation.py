@@ -19,7 +19,7 @@ BATCH = Batch(jnp.zeros((4, 6, 6, 3)), np.zeros(4, int), jnp.asarray(MASKS))
 
 
 def loss(batch: Batch = BATCH, dice_weight: float = 0.5):
-    return segmentation_loss(lambda x: LOGITS, batch, Segmentation(dice_weight))  # pyright: ignore
+    return segmentation_loss(lambda x: jnp.asarray(LOGITS), batch, Segmentation(dice_weight))  # pyright: ignore
 
 
 def test_cross_entropy_and_dice_by_hand():
@@ -42,7 +42,7 @@ def test_samples_without_a_mask_do_not_count():
     some = dataclasses.replace(BATCH, has_mask=np.array([True, False, True, False]))
     half = Batch(BATCH.image[::2], BATCH.label[::2], BATCH.mask[::2])
     config = Segmentation()
-    expected, _ = segmentation_loss(lambda x: LOGITS[::2], half, config)  # pyright: ignore
+    expected, _ = segmentation_loss(lambda x: jnp.asarray(LOGITS[::2]), half, config)  # pyright: ignore
     assert float(loss(some)[0]) == pytest.approx(float(expected), rel=1e-5)
 
 
