@@ -14,11 +14,9 @@ test-all: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The engine's tests on another Python: make test-newest NEWEST=python3.13
-ENGINE := $(addprefix tests/lrp/test_,handed_api.py handed_cases.py handed_recognition.py seeded_faults.py marks.py \
-  extending.py engine_frameworks.py)
 NEWEST ?= $(shell .ci/newest-python)
 test-newest: .venv-newest/installed-dev
-	.venv-newest/bin/python -m pytest -n 2 --dist worksteal $(ENGINE) -m "not slow"
+	.venv-newest/bin/python -m pytest -n 2 --dist worksteal tests/lrp -m "not slow"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
