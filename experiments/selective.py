@@ -20,10 +20,8 @@ from rich.console import Console
 
 from isnet_jax import ISNetConfig
 from isnet_jax.commands import digits
-from isnet_jax.commands.progress import TrainingDisplay
-from isnet_jax.evaluation.judge import judge
 from isnet_jax.files import write_atomically
-from isnet_jax.training import OptimiserConfig, fit
+from isnet_jax.training import OptimiserConfig
 from isnet_jax.training.provenance import machine
 
 
@@ -97,16 +95,8 @@ def main(experiment: Experiment) -> None:
                     variants.training_of(objective, row.epochs, seed),
                     optimiser=OptimiserConfig(learning_rate=row.learning_rate),
                 )
-                with TrainingDisplay(name, folder / "logs", splits["validation"], console) as shown:
-                    network, _ = fit(
-                        variants.description_of(splits["train"]),
-                        training,
-                        splits["train"],
-                        splits["validation"],
-                        folder / "network",
-                        shown,
-                    )
-                write_atomically(folder / "metrics.json", json.dumps(judge(network, splits)) + "\n")
+                metrics = variants.trained(name, training, splits, folder, console)
+                write_atomically(folder / "metrics.json", json.dumps(metrics) + "\n")
             write_table(experiment, measured)
     console.print((experiment.out / "table.md").read_text(), highlight=False)
 

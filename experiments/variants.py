@@ -102,7 +102,8 @@ def main(experiment: Experiment) -> None:
                 calibrated[name] = with_range(name, train, experiment)
             file = experiment.out / f"{slug(name)}-{seed}" / "metrics.json"
             if not file.exists():
-                metrics = trained(name, calibrated[name], seed, splits, experiment, console)
+                training = training_of(calibrated[name], experiment.epochs, seed)
+                metrics = trained(name, training, splits, file.parent, console)
                 write_atomically(file, json.dumps(metrics) + "\n")
             console.print(name, seed, json.loads(file.read_text()), highlight=False)
     costs = measured_costs(calibrated, train, experiment, console)
@@ -151,17 +152,15 @@ def with_range(name: str, train: Split, experiment: Experiment) -> ISNetConfig |
 
 def trained(
     name: str,
-    config: ISNetConfig | Classification,
-    seed: int,
+    training: TrainConfig,
     splits: Mapping[str, Split],
-    experiment: Experiment,
+    folder: Path,
     console: Console,
 ) -> Judged:
-    folder = experiment.out / f"{slug(name)}-{seed}"
     with TrainingDisplay(name, folder / "logs", splits["validation"], console) as display:
         network, _ = fit(
             description_of(splits["train"]),
-            training_of(config, experiment.epochs, seed),
+            training,
             splits["train"],
             splits["validation"],
             folder / "network",

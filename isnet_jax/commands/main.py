@@ -167,29 +167,30 @@ def _train(arguments: list[str], console: Console) -> None:
 
 def _train_own_data(arguments: list[str], console: Console) -> Path:
     from isnet_jax.commands import custom
-    from isnet_jax.commands.config_file import from_yaml
 
-    file, arguments = _config_file(arguments)
-    # The data may be named by the command line or by the file.
-    unnamed = custom.OwnDataJob(data=tyro.MISSING)
-    given = {"default": from_yaml(custom.OwnDataJob, file, default=unnamed)} if file else {}
-    job = _parse(custom.OwnDataJob, arguments, "isnet-jax train own-data", **given)
-    _connect(job.processes, console)
+    job = _of_prepared(custom.OwnDataJob, "own-data", arguments, console)
     custom.run(job, console)
     return job.out
 
 
 def _train_segmenter(arguments: list[str], console: Console) -> Path:
     from isnet_jax.commands import segmenter
+
+    job = _of_prepared(segmenter.SegmenterJob, "segmenter", arguments, console)
+    segmenter.run(job, console)
+    return job.out
+
+
+def _of_prepared(kind: Any, name: str, arguments: list[str], console: Console) -> Any:
+    """A job whose data may be named by the command line or by a file of options."""
     from isnet_jax.commands.config_file import from_yaml
 
     file, arguments = _config_file(arguments)
-    unnamed = segmenter.SegmenterJob(data=tyro.MISSING)
-    given = {"default": from_yaml(segmenter.SegmenterJob, file, default=unnamed)} if file else {}
-    job = _parse(segmenter.SegmenterJob, arguments, "isnet-jax train segmenter", **given)
+    unnamed = kind(data=tyro.MISSING)
+    given = {"default": from_yaml(kind, file, default=unnamed)} if file else {}
+    job = _parse(kind, arguments, f"isnet-jax train {name}", **given)
     _connect(job.processes, console)
-    segmenter.run(job, console)
-    return job.out
+    return job
 
 
 def _train_hard(name: str, arguments: list[str], console: Console) -> Path:

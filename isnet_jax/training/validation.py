@@ -52,6 +52,7 @@ def build_validation(
     if isinstance(config, ISNetConfig):
         config = dataclasses.replace(config, heatmap_fraction=1.0, heatmap_schedule=())
     exchanges = isinstance(config, ISNetConfig) and config.exchange.probability > 0
+    both = isinstance(config, ISNetConfig) and config.exchange.consistency > 0
     graph = nnx.graphdef(in_mode(model, training=False))
     loss_of = loss_function(config, axis_name)
 
@@ -60,7 +61,8 @@ def build_validation(
         key = jax.random.fold_in(state.key, _NO_STEP)
         loss, aux = loss_of(copy, dataclasses.replace(part, whole=whole), key, state.step)
         if exchanges:
-            aux = {**aux, "accuracy": accuracy(copy(part.image), part.label)}
+            logits = aux["logits"][: len(part)] if both else copy(part.image)
+            aux = {**aux, "accuracy": accuracy(logits, part.label)}
         if interventions:
             image = exchanged(part, Exchange(probability=1.0), key).image
             aux = {**aux, "exchanged_accuracy": accuracy(copy(image), part.label)}

@@ -54,12 +54,12 @@ def test_the_accuracy_is_that_of_the_images_as_they_are():
     model = SMALL.create()
     state = init_state(model, OptimiserConfig().make(1), jax.random.key(0))
     batch, accuracies = split(12).batch(slice(None)), []
-    for probability in (0.0, 1.0):
-        config = ISNetConfig(exchange=Exchange(probability=probability))
+    for exchange in (Exchange(), Exchange(1.0), Exchange(1.0, consistency=1.0)):
+        config = ISNetConfig(exchange=exchange)
         validate = jax.jit(build_validation(model, config))
         found = validate(state, Batch.of(batch), Whole(batch["label"]))
         accuracies.append(float(found["accuracy"]))
-    assert accuracies[0] == accuracies[1]
+    assert accuracies[0] == accuracies[1] == accuracies[2]
 
 
 @pytest.mark.parametrize(

@@ -209,8 +209,9 @@ def _write(
         assert found is not None
         image, mask = fit_both(*found, config)
         if config.refine_masks and mask is not None:
-            mask = refined(_seen(image), mask)
-        return _converted(image, contained), mask, found[1].labels
+            mask = refined(_converted(image, np.uint8, 3), mask)
+        converted = _converted(image, contained.dtype, contained.channels)
+        return converted, mask, found[1].labels
 
     def count() -> None:
         report("writing", next(done), len(checked.usable))
@@ -254,20 +255,13 @@ def _temporary(out: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _seen(image: np.ndarray) -> np.ndarray:
-    """As uint8 (h, w, 3)."""
-    if image.dtype == np.uint16:
-        image = np.rint(image / 257).astype(np.uint8)
-    return np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
-
-
-def _converted(image: np.ndarray, contained: Contained) -> np.ndarray:
-    """The pixels in the data set's type and number of channels."""
-    if contained.dtype == np.uint16 and image.dtype == np.uint8:
+def _converted(image: np.ndarray, dtype: Any, channels: int) -> np.ndarray:
+    """The pixels in this type and number of channels."""
+    if dtype == np.uint16 and image.dtype == np.uint8:
         return image.astype(np.uint16) * np.uint16(257)
-    if contained.dtype == np.uint8 and image.dtype == np.uint16:
+    if dtype == np.uint8 and image.dtype == np.uint16:
         image = np.rint(image / 257).astype(np.uint8)
-    if contained.channels == 3 and image.ndim == 2:
+    if channels == 3 and image.ndim == 2:
         return np.repeat(image[..., None], 3, axis=-1)
     return image
 
