@@ -11,7 +11,7 @@ import numpy as np
 
 from isnet_jax.lrp.trace import marks
 from isnet_jax.lrp.trace.dependence import Flow
-from isnet_jax.lrp.trace.jaxpr import Constant, Operand, Operation, Variable
+from isnet_jax.lrp.trace.jaxpr import Constant, Operand, Operation, Variable, ancestors
 from isnet_jax.lrp.trace.primitives import MOVES
 
 _LARGEST = 1 << 16
@@ -127,16 +127,8 @@ class Weights:
 
     def name(self, operand: Operand) -> str:
         """The name of a parameter that the operand is computed from, "" if there is none."""
-        stack, seen = [operand], set()
-        while stack:
-            current = stack.pop()
-            if isinstance(current, Constant) or current in seen:
-                continue
-            seen.add(current)
-            if self.names.get(current):
-                return self.names[current]
-            stack.extend(self._inputs(current))
-        return ""
+        found = (self.names.get(variable) for variable in ancestors(operand, self._inputs))
+        return next(filter(None, found), "")
 
     def is_convolution(self, operation: Operation, weight: Operand) -> bool:
         """A convolution, or a product with a kernel that is stored with four or more axes."""

@@ -13,7 +13,16 @@ from functools import cached_property
 from typing import NamedTuple
 
 from isnet_jax.lrp.trace.dependence import Bodies
-from isnet_jax.lrp.trace.jaxpr import JOIN, Constant, Graph, Operand, Operation, scan_counts
+from isnet_jax.lrp.trace.jaxpr import (
+    JOIN,
+    Constant,
+    Graph,
+    Operand,
+    Operation,
+    Variable,
+    ancestors,
+    scan_counts,
+)
 from isnet_jax.lrp.trace.primitives import facts
 
 
@@ -180,17 +189,14 @@ class Samples:
 
     def _is_made(self, operand: Operand) -> bool:
         """Whether the program computes an array from nothing: no input, none that it holds."""
-        stack, seen = [operand], set()
-        while stack:
-            current = stack.pop()
-            if isinstance(current, Constant) or current in seen:
-                continue
-            seen.add(current)
-            maker = self._makers.get(current)
-            if maker is None and self.graph.shape(current):
-                return False
-            stack.extend(maker.inputs if maker is not None else ())
-        return not isinstance(operand, Constant)
+
+        def inputs(variable: Variable) -> Sequence[Operand]:
+            maker = self._makers.get(variable)
+            return () if maker is None else maker.inputs
+
+        if isinstance(operand, Constant):
+            return False
+        return all(v in self._makers or not self.graph.shape(v) for v in ancestors(operand, inputs))
 
     @cached_property
     def _makers(self) -> dict[int, Operation]:

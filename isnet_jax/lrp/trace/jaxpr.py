@@ -6,7 +6,7 @@ The one file that touches JAX's jaxpr API.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,6 +40,23 @@ class Constant:
 
 
 Operand = Variable | Constant
+
+
+def ancestors(
+    operand: Operand, inputs: Callable[[Variable], Iterable[Operand]]
+) -> Iterator[Variable]:
+    """The operand and all that it is computed from, each once, constants of the text apart.
+
+    Args:
+      inputs: what a variable is computed from directly.
+    """
+    stack, seen = [operand], set()
+    while stack:
+        current = stack.pop()
+        if not isinstance(current, Constant) and current not in seen:
+            seen.add(current)
+            yield current
+            stack.extend(inputs(current))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
