@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class UserError(ValueError):
@@ -19,6 +20,9 @@ class UserError(ValueError):
 
 class Terminated(Exception):  # noqa: N818
     """SIGTERM asked a training to end; what it had done is saved."""
+
+    exit_code: ClassVar = 143
+    """As shells and schedulers report it of any process that SIGTERM ended."""
 
 
 def printable(text: object) -> str:

@@ -90,7 +90,7 @@ def exit_codes() -> Iterator[None]:
         raise SystemExit(2) from None
     except Terminated as error:
         told.print(f"{error}; the same command goes on from there", highlight=False)
-        raise SystemExit(143) from None
+        raise SystemExit(Terminated.exit_code) from None
     except KeyboardInterrupt:
         told.print("interrupted; the same command goes on after the last checkpoint")
         raise SystemExit(130) from None
@@ -168,29 +168,29 @@ def _train(arguments: list[str], console: Console) -> None:
 def _train_own_data(arguments: list[str], console: Console) -> Path:
     from isnet_jax.commands import custom
 
-    job = _of_prepared(custom.OwnDataJob, "own-data", arguments, console)
-    custom.run(job, console)
+    job = _of_prepared(custom.OwnDataJob, "own-data", arguments)
+    with _together(job.processes, console):
+        custom.run(job, console)
     return job.out
 
 
 def _train_segmenter(arguments: list[str], console: Console) -> Path:
     from isnet_jax.commands import segmenter
 
-    job = _of_prepared(segmenter.SegmenterJob, "segmenter", arguments, console)
-    segmenter.run(job, console)
+    job = _of_prepared(segmenter.SegmenterJob, "segmenter", arguments)
+    with _together(job.processes, console):
+        segmenter.run(job, console)
     return job.out
 
 
-def _of_prepared(kind: Any, name: str, arguments: list[str], console: Console) -> Any:
+def _of_prepared(kind: Any, name: str, arguments: list[str]) -> Any:
     """A job whose data may be named by the command line or by a file of options."""
     from isnet_jax.commands.config_file import from_yaml
 
     file, arguments = _config_file(arguments)
     unnamed = kind(data=tyro.MISSING)
     given = {"default": from_yaml(kind, file, default=unnamed)} if file else {}
-    job = _parse(kind, arguments, f"isnet-jax train {name}", **given)
-    _connect(job.processes, console)
-    return job
+    return _parse(kind, arguments, f"isnet-jax train {name}", **given)
 
 
 def _train_hard(name: str, arguments: list[str], console: Console) -> Path:
@@ -201,8 +201,8 @@ def _train_hard(name: str, arguments: list[str], console: Console) -> Path:
     file, arguments = _config_file(arguments)
     default = from_yaml(kind, file) if file else kind()
     job = _parse(kind, arguments, f"isnet-jax train {name}", default=default)
-    _connect(job.processes, console)
-    hard.run(job, console)
+    with _together(job.processes, console):
+        hard.run(job, console)
     return job.out
 
 
@@ -217,18 +217,23 @@ def _train_biased_digits(arguments: list[str], console: Console) -> Path:
         default = digits.CONFIGS[_named_config(arguments, digits.CONFIGS)]
     program = "isnet-jax train biased-digits"
     job = _parse(digits.BiasedDigitsJob, arguments, program, default=default)
-    _connect(job.processes, console)
-    digits.run(job, console)
+    with _together(job.processes, console):
+        digits.run(job, console)
     return job.out
 
 
-def _connect(processes: Any, console: Console) -> None:
-    """Meet the other processes of this training; only the first one prints."""
-    if processes.coordinator:
-        from isnet_jax.training import is_first
+@contextlib.contextmanager
+def _together(processes: Any, console: Console) -> Iterator[None]:
+    """With the other processes of this training; only the first one prints."""
+    if not processes.coordinator:
+        yield
+        return
+    from isnet_jax.training.distributed import is_first, leaves_the_others
 
-        processes.connect()
-        console.quiet = not is_first()
+    processes.connect()
+    console.quiet = not is_first()
+    with leaves_the_others(), exit_codes():
+        yield
 
 
 def _calibrate(arguments: list[str], console: Console) -> None:

@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from isnet_jax.errors import UserError
+from isnet_jax.errors import Terminated, UserError
 from isnet_jax.training.lifeline import relay
 from isnet_jax.training.termination import listen
 
@@ -26,6 +27,7 @@ _MESSAGE_BYTES = 4096
 _GRACE = 5  # Seconds in which a step with the others fails by itself.
 _OF_THE_RUNTIME = re.compile(r"[A-Z_]+: ")  # A status, such as UNKNOWN or DEADLINE_EXCEEDED.
 _MEETING = 300  # Seconds that all processes have to start in, at least.
+_ENDING = 24 * 3600  # Seconds that the others wait for the first one's tests and report.
 
 _stopping = threading.Lock()
 
@@ -44,7 +46,8 @@ class DistributedConfig:
         leaves this, count and index to JAX (SLURM, Open MPI, TPU pods); "": a single process.
       count: how many there are.
       index: which one this is, from 0.
-      timeout: seconds without a sign of life from another process until this one stops.
+      timeout: seconds without a sign of life from another process until this one stops. One that
+        lives is waited for, however long it takes.
     """
 
     coordinator: str = ""
@@ -98,7 +101,7 @@ class DistributedConfig:
                 **given,
                 initialization_timeout=max(self.timeout, _MEETING),
                 heartbeat_timeout_seconds=self.timeout,
-                shutdown_timeout_seconds=self.timeout,
+                shutdown_timeout_seconds=_ENDING,
             )
         except (RuntimeError, ValueError) as error:
             raise UserError(
@@ -155,6 +158,23 @@ def stops_with_the_others() -> Iterator[None]:
         _stop((str(error).splitlines() or [type(error).__name__])[0])
 
 
+@contextlib.contextmanager
+def leaves_the_others() -> Iterator[None]:
+    """An error ends this process at once; the others notice and stop with the code `LOST`.
+
+    JAX's shutdown would wait for them, and they for this one's part of what they compute together.
+    """
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code in (None, 0, Terminated.exit_code):  # All have agreed to end.
+            raise
+        _end(ended.code if isinstance(ended.code, int) else 1)
+    except BaseException:
+        traceback.print_exc()
+        _end(1)
+
+
 def _stop(reason: str) -> NoReturn:
     with _stopping:  # For ever: only the first one speaks.
         print(
@@ -163,10 +183,14 @@ def _stop(reason: str) -> NoReturn:
             "what it printed. Start all of them again with the same command: training goes on "
             "after the last saved epoch.",
             file=sys.stderr,
-            flush=True,
         )
-        sys.stdout.flush()
-        os._exit(LOST)
+        _end(LOST)
+
+
+def _end(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _stop_unless_over() -> None:

@@ -14,7 +14,7 @@ from isnet_jax.training import profiling
 from isnet_jax.training.checkpoint import Checkpoints
 from isnet_jax.training.config import TrainConfig
 from isnet_jax.training.description import ModelDescription, write_description
-from isnet_jax.training.distributed import stops_with_the_others
+from isnet_jax.training.distributed import first_then_all, stops_with_the_others
 from isnet_jax.training.mesh import StepCost
 from isnet_jax.training.metrics import NonFiniteError, Record
 from isnet_jax.training.nonfinite import diverged
@@ -68,7 +68,7 @@ def fit(
       Terminated: SIGTERM came; the last step is saved.
     """
     training.launch.launcher(training.batch_size)  # Refuses what does not divide.
-    write_description(folder, description)
+    first_then_all(lambda: write_description(folder, description))
     with (
         Termination() as termination,
         Checkpoints(folder, training.checkpoints, observer.on_notice) as checkpoints,

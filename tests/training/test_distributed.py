@@ -61,10 +61,8 @@ def printed(process: subprocess.Popen, words: str) -> str:
 
 
 def finished(*running: subprocess.Popen) -> list[tuple[str, str]]:
-    printed = []
-    for process in running:
-        printed.append(process.communicate(timeout=120))
-        assert process.returncode == 0, "".join(printed[-1])
+    printed = [process.communicate(timeout=120) for process in running]
+    assert not any(process.returncode for process in running), "\n".join(map("".join, printed))
     return printed
 
 
@@ -151,6 +149,25 @@ def test_the_command_in_two_processes(tmp_path: Path):
     assert "background relevance" in first
     assert not [line for line in second.splitlines() if "Gloo" not in line]
     assert {"metrics.json", "report.html", "run.json"} <= {path.name for path in out.iterdir()}
+
+
+def test_an_error_of_one_process_ends_both(tmp_path: Path):
+    (tmp_path / "1").touch()
+
+    def command(coordinator: str, index: int) -> list:
+        return [
+            "-c", "from isnet_jax.commands.main import main; main()", "train", "biased-digits",
+            "--out", tmp_path / str(index), "--data-dir", tmp_path / "data", "--data.limit", 100,
+            "--processes.coordinator", coordinator,
+            "--processes.count", 2, "--processes.index", index,
+        ]  # fmt: skip
+
+    with start_each(command) as running:
+        told = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [distributed.LOST, 2], told
+    assert "Most likely one of them has stopped" in told[0]
+    assert "is a file; expected an output folder" in told[1]
+    assert "Traceback" not in "".join(told)
 
 
 def test_options_out_of_range():
