@@ -19,6 +19,7 @@ from rich.console import Console
 from isnet_jax.commands import digits
 from isnet_jax.files import write_atomically
 
+NETWORKS = ("plain", "isnet")
 COLUMNS = ("biased", "unbiased", "confounding", "background_relevance")
 
 
@@ -60,7 +61,7 @@ def main(experiment: Experiment) -> None:
         "minutes": [round(run["seconds"] / 60, 1) for run in runs],
         **{
             network: {column: [run[network][column] for run in runs] for column in COLUMNS}
-            for network in digits.NETWORKS
+            for network in NETWORKS
         },
     }
     write_atomically(experiment.out / "table.json", json.dumps(table, indent=2) + "\n")
@@ -74,7 +75,7 @@ def markdown(table: dict) -> str:
         "| network | biased | unbiased | confounding | background relevance |",
         "|---|---|---|---|---|",
     ]
-    for network in digits.NETWORKS:
+    for network in NETWORKS:
         cells = [_cell(table[network][column]) for column in COLUMNS]
         lines.append(f"| {network} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -62,6 +62,9 @@ class Silent:
     def __init__(self):
         self.told = []
 
+    def on_stage(self, name, folder):
+        self.told.append(("stage", name))
+
     def on_start(self, step, steps):
         self.told.append(("start", step))
 

@@ -30,8 +30,18 @@ def from_yaml(kind: type[T], path: Path, *, default: T | None = None) -> T:
       UserError: no such file, no YAML, an unknown key, a value of a wrong type or out of its
         range.
     """
+    values = values_of(path)
+    return from_dict(kind, {} if values is None else values, str(path), default=default)
+
+
+def values_of(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+      UserError: no such file, or no YAML.
+    """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{printable(path)} cannot be read ({error}). Expected a YAML file."
@@ -40,4 +50,3 @@ def from_yaml(kind: type[T], path: Path, *, default: T | None = None) -> T:
         raise UserError(
             f"{printable(path)} is no YAML: {str(error) or type(error).__name__}"
         ) from error
-    return from_dict(kind, {} if values is None else values, str(path), default=default)

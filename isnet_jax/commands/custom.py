@@ -14,7 +14,7 @@ from tensorflow_datasets.core import DatasetBuilder
 
 from isnet_jax.commands import run_folder, train
 from isnet_jax.commands.network import network_of_run
-from isnet_jax.commands.options import TrainingJob
+from isnet_jax.commands.options import TrainingJob, networks_of
 from isnet_jax.commands.terminal import say
 from isnet_jax.commands.trained import Reading
 from isnet_jax.data import Split, load_split, open_prepared
@@ -65,6 +65,7 @@ class _Trained:
     data: Path
     content: str
     plain_epochs: int
+    method: str = "isnet"
 
 
 def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
@@ -79,7 +80,9 @@ def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
     builder = open_prepared(job.data)
     require_splits(builder)
     # Where `evaluate` and `--config` find the data.
-    job = dataclasses.replace(job, isnet=of_task(job.isnet, builder), data=job.data.absolute())
+    job = dataclasses.replace(job, data=job.data.absolute())
+    if _multi_label(builder):
+        job = job.with_classification(task="multilabel")
     job = job.calibrated()
     settings = train.settings_of(job) | known_of(job.data)
     load = functools.partial(splits_of, builder, console)
@@ -89,11 +92,15 @@ def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
 
 def of_task(isnet: ISNetConfig, builder: DatasetBuilder) -> ISNetConfig:
     """The objective for the task of the data: multi-label if their labels are."""
-    features: Any = builder.info.features
-    if not features["label"].shape:
+    if not _multi_label(builder):
         return isnet
     losses = dataclasses.replace(isnet.classification, task="multilabel")
     return dataclasses.replace(isnet, classification=losses)
+
+
+def _multi_label(builder: DatasetBuilder) -> bool:
+    features: Any = builder.info.features
+    return bool(features["label"].shape)
 
 
 def is_own(settings: dict[str, Any]) -> bool:
@@ -130,7 +137,7 @@ def evaluate_run(
             "other files or options. Prepare those data again, or judge on these nevertheless: "
             f"--data {printable(data)}."
         )
-    names = ("plain", "isnet") if trained.plain_epochs else ("isnet",)
+    names = networks_of(trained.method, trained.plain_epochs)
     networks, descriptions = zip(*(network_of_run(folder / name) for name in names), strict=True)
     splits = splits_of(builder, console)
     _require_fit(descriptions[0], splits["train"], data)

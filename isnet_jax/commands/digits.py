@@ -13,11 +13,11 @@ from rich.progress import Progress
 
 from isnet_jax.commands import run_folder, train
 from isnet_jax.commands.network import network_of_run
-from isnet_jax.commands.options import TrainingJob, recommended
+from isnet_jax.commands.options import TrainingJob, networks_of, recommended
 from isnet_jax.data import SPLITS, BiasedDigitsConfig, Split, load_split, prepare
+from isnet_jax.data.drawn import with_training_groups
 from isnet_jax.objective.config import ISNetConfig
 
-NETWORKS = ("plain", "isnet")
 ConfigName = Literal["demo", "full"]
 
 
@@ -47,10 +47,6 @@ class BiasedDigitsJob(TrainingJob):
     config: ConfigName = "demo"
     data: BiasedDigitsConfig = field(default_factory=lambda: BiasedDigitsConfig(mask_dilation=1))
 
-    @property
-    def networks(self) -> tuple[str, ...]:
-        return NETWORKS
-
 
 CONFIGS: dict[ConfigName, BiasedDigitsJob] = {
     "demo": BiasedDigitsJob(),
@@ -63,6 +59,8 @@ class _Trained:
     """What `evaluate` needs of a run's settings."""
 
     data: BiasedDigitsConfig
+    method: str = "isnet"
+    plain_epochs: int = 1
 
 
 def run(job: BiasedDigitsJob, console: Console) -> dict[str, Any]:
@@ -85,9 +83,10 @@ def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, tr
     Raises:
       UserError: no run there, or networks that are not trained yet.
     """
-    config = run_folder.read_as(_Trained, folder).data
-    networks = {name: network_of_run(folder / name)[0] for name in NETWORKS}
-    splits = load_data(config, data_dir, console)
+    trained = run_folder.read_as(_Trained, folder)
+    names = networks_of(trained.method, trained.plain_epochs)
+    networks = {name: network_of_run(folder / name)[0] for name in names}
+    splits = load_data(trained.data, data_dir, console)
     metrics = train.judge_all(networks, splits, console)
     train.show(metrics, console)
     return metrics
@@ -100,4 +99,5 @@ def load_data(config: BiasedDigitsConfig, data_dir: Path, console: Console) -> d
         builder = prepare(
             config, data_dir, lambda done, total: bar.update(task, completed=done, total=total)
         )
-        return {name: load_split(builder, name) for name in SPLITS}
+        splits = {name: load_split(builder, name) for name in SPLITS}
+        return with_training_groups(splits, config)

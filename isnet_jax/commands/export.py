@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -36,12 +36,12 @@ class Export:
     Attributes:
       run: a run's folder, or that of one of its networks, such as runs/own-data/plain.
       out: folder to write into; RUN/export/NETWORK if left out.
-      network: which network of the run; the ISNet if left out.
+      network: which network of the run: plain, or its method's, which is taken if left out.
     """
 
     run: Annotated[Path, tyro.conf.Positional] = dataclasses.field(kw_only=False)
     out: Path | None = None
-    network: Literal["isnet", "plain"] | None = None
+    network: str | None = None
 
 
 def run(options: Export, console: Console) -> Path:

@@ -22,16 +22,15 @@ Judged = dict[str, float | dict[str, float] | None]
 
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """What metrics.json holds; the judged networks by name are beside."""
+    """What metrics.json holds, and the judged networks by name."""
 
+    networks: dict[str, Judged]
     seconds: float
     training_seconds: dict[str, float]
     date: str
     machine: str
     version: str
     command: str
-    isnet: Judged
-    plain: Judged | None = None
 
 
 def finished_metrics(
@@ -57,10 +56,13 @@ def finished_metrics(
 def _check(found: Any, networks: Sequence[str], file: Path) -> None:
     if isinstance(found, dict):
         names = {field.name for field in dataclasses.fields(Metrics)}
+        if networks[-1] not in found:
+            raise UserError(f"{printable(file)}: the file lacks {networks[-1]}. {_JUDGED_AGAIN}")
+        judged = {name: found.get(name, {}) for name in networks}
         found = {name: value for name, value in found.items() if name in names}
+        found["networks"] = judged
     metrics = record_of(Metrics, found, file, _JUDGED_AGAIN)
-    judged = {"isnet": metrics.isnet, "plain": metrics.plain or {}}
-    judged = {name: values for name, values in judged.items() if values or name in networks}
+    judged = metrics.networks
     columns = {column for values in judged.values() for column in values} - {_CHANGES}
     columns.add("background_relevance")
     for name, values in judged.items():

@@ -13,8 +13,9 @@ from rich.progress import Progress
 
 from isnet_jax.commands import run_folder, train
 from isnet_jax.commands.network import network_of_run
-from isnet_jax.commands.options import TrainingJob
+from isnet_jax.commands.options import TrainingJob, networks_of
 from isnet_jax.data import Split, load_split
+from isnet_jax.data.drawn import with_training_groups
 from isnet_jax.data.hard import Coloured, Decoy, Lungs, MadeSet, Textured, prepare_made
 from isnet_jax.training.serial import from_dict
 
@@ -108,6 +109,7 @@ class _Trained:
     kind: str
     data: Any
     plain_epochs: int
+    method: str = "isnet"
 
 
 def run(job: HardJob, console: Console) -> dict[str, Any]:
@@ -140,7 +142,7 @@ def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, tr
     options = {field.name: field for field in dataclasses.fields(JOBS[trained.kind])}
     factory: Any = options["data"].default_factory
     made: MadeSet = from_dict(factory, trained.data, str(folder / run_folder.RUN_FILE))
-    names = ("plain", "isnet") if trained.plain_epochs else ("isnet",)
+    names = networks_of(trained.method, trained.plain_epochs)
     networks = {name: network_of_run(folder / name)[0] for name in names}
     metrics = train.judge_all(networks, load_data(made, data_dir, console), console)
     train.show(metrics, console)
@@ -154,4 +156,5 @@ def load_data(made: MadeSet, data_dir: Path, console: Console) -> dict[str, Spli
         builder = prepare_made(
             made, data_dir, lambda done, total: bar.update(task, completed=done, total=total)
         )
-        return {name: load_split(builder, name) for name in made.members()}
+        splits = {name: load_split(builder, name) for name in made.members()}
+        return with_training_groups(splits, made)

@@ -188,6 +188,8 @@ def _of_prepared(kind: Any, name: str, arguments: list[str]) -> Any:
     from isnet_jax.commands.config_file import from_yaml
 
     file, arguments = _config_file(arguments)
+    if name != "segmenter":
+        kind = _of_method(kind, file, arguments)
     unnamed = kind(data=tyro.MISSING)
     given = {"default": from_yaml(kind, file, default=unnamed)} if file else {}
     return _parse(kind, arguments, f"isnet-jax train {name}", **given)
@@ -197,8 +199,8 @@ def _train_hard(name: str, arguments: list[str], console: Console) -> Path:
     from isnet_jax.commands import hard
     from isnet_jax.commands.config_file import from_yaml
 
-    kind: Any = hard.JOBS[name]
     file, arguments = _config_file(arguments)
+    kind = _of_method(hard.JOBS[name], file, arguments)
     default = from_yaml(kind, file) if file else kind()
     job = _parse(kind, arguments, f"isnet-jax train {name}", default=default)
     with _together(job.processes, console):
@@ -211,12 +213,14 @@ def _train_biased_digits(arguments: list[str], console: Console) -> Path:
     from isnet_jax.commands.config_file import from_yaml
 
     file, arguments = _config_file(arguments)
+    kind = _of_method(digits.BiasedDigitsJob, file, arguments)
     if file:
-        default = from_yaml(digits.BiasedDigitsJob, file)
+        default = from_yaml(kind, file)
     else:
-        default = digits.CONFIGS[_named_config(arguments, digits.CONFIGS)]
+        config = digits.CONFIGS[_named_config(arguments, digits.CONFIGS)]
+        default = kind(**{k: v for k, v in vars(config).items() if k != "method"})
     program = "isnet-jax train biased-digits"
-    job = _parse(digits.BiasedDigitsJob, arguments, program, default=default)
+    job = _parse(kind, arguments, program, default=default)
     with _together(job.processes, console):
         digits.run(job, console)
     return job.out
@@ -272,7 +276,7 @@ def _choice(
 
 
 def _named_config(arguments: list[str], configs: dict[Any, Any]) -> Any:
-    for _, value in _given_configs(arguments):
+    for _, value in _given("--config", arguments):
         if value not in configs:
             names = suggest(value, configs, what="config")
             raise UserError(f"{names} Or give a file that ends in .yaml.")
@@ -282,19 +286,31 @@ def _named_config(arguments: list[str], configs: dict[Any, Any]) -> Any:
 
 def _config_file(arguments: list[str]) -> tuple[Path | None, list[str]]:
     """The YAML file that --config names, if it does, and the other arguments."""
-    for words, value in _given_configs(arguments):
+    for words, value in _given("--config", arguments):
         if value.endswith((".yaml", ".yml")):
             return Path(value), [*arguments[: words.start], *arguments[words.stop :]]
     return None, arguments
 
 
-def _given_configs(arguments: list[str]) -> Iterator[tuple[slice, str]]:
-    """Where --config stands, and what it says."""
+def _of_method(kind: Any, file: Path | None, arguments: list[str]) -> Any:
+    """The kind of job for the method that is named, last by the arguments, or by the file."""
+    from isnet_jax.commands.config_file import values_of
+    from isnet_jax.commands.options import of_method
+
+    named = [value for _, value in _given("--method", arguments)]
+    if not named and file:
+        values = values_of(file)
+        named = [str(values["method"])] if isinstance(values, dict) and "method" in values else []
+    return of_method(kind, named[-1]) if named else kind
+
+
+def _given(option: str, arguments: list[str]) -> Iterator[tuple[slice, str]]:
+    """Where an option stands, and what it says."""
     for position, argument in enumerate(arguments):
-        if argument == "--config" and position + 1 < len(arguments):
+        if argument == option and position + 1 < len(arguments):
             yield slice(position, position + 2), arguments[position + 1]
-        elif argument.startswith("--config="):
-            yield slice(position, position + 1), argument.removeprefix("--config=")
+        elif argument.startswith(f"{option}="):
+            yield slice(position, position + 1), argument.removeprefix(f"{option}=")
 
 
 def _evaluate(arguments: list[str], console: Console) -> None:

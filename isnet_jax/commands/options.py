@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tyro
 
 from isnet_jax import models
 from isnet_jax.data import Augmentation, Split
 from isnet_jax.errors import UserError
+from isnet_jax.methods import Method, Objective, named
+from isnet_jax.methods.isnet import ISNet
+from isnet_jax.methods.plain import Plain
 from isnet_jax.objective.calibration import calibrated
 from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.objective.exchange import Exchange
-from isnet_jax.objective.loss import Objective
 from isnet_jax.training import (
     CheckpointConfig,
     DistributedConfig,
@@ -31,6 +33,10 @@ from isnet_jax.training.config import SelectBy
 def recommended() -> ISNetConfig:
     """What holds on every set whose bias lies on the background: docs/hard-backgrounds.md."""
     return ISNetConfig(heatmap_weight=0.0, exchange=Exchange(probability=1.0, consistency=1.0))
+
+
+# What of an ISNet's options has an effect where nothing is explained.
+_WITHOUT_HEATMAPS = ("heatmap_weight", "heatmap_schedule", "classification", "exchange")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,9 +146,14 @@ class RunOptions(NetworkOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingJob(RunOptions):
-    """An ISNet, and a plain classifier to compare it with.
+    """An ISNet or a network of another method, and a plain classifier to compare it with.
+
+    `of_method` gives the job the options of its method, as a field of the method's name.
 
     Attributes:
+      method: what is trained: isnet, plain, swap (backgrounds exchanged, nothing else) or others,
+        see docs/how-to/choose-a-method.md; a wrong name lists all. `--method NAME --help` shows the
+        method's own options.
       isnet: the ISNet's objective: images as they are and with the background of another one, equal
         logits for both, and no heatmaps. The papers' objective has heatmaps alone
         (heatmap_weight 0.7, exchange.probability 0, exchange.consistency 0). Multi-label data set
@@ -154,6 +165,7 @@ class TrainingJob(RunOptions):
         loss prefers networks that are as biased as the images.
     """
 
+    method: str = "isnet"
     isnet: ISNetConfig = field(default_factory=recommended)
     plain_epochs: int = 6
     calibration: Path | None = None
@@ -168,18 +180,46 @@ class TrainingJob(RunOptions):
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """Names of the networks to train: "plain" if wanted, "isnet"."""
-        return ("plain", "isnet") if self.plain_epochs else ("isnet",)
+        """Names of the networks to train: see `networks_of`."""
+        return networks_of(self.method, self.plain_epochs)
 
     @property
-    def without_effect(self) -> tuple[str, ...]:
-        """Options of heatmaps that were chosen although nothing is explained."""
-        if self.isnet.explains:
-            return ()
-        others = ("heatmap_weight", "heatmap_schedule", "classification", "exchange")
-        names = (f.name for f in dataclasses.fields(ISNetConfig) if f.name not in others)
-        default = ISNetConfig()
-        return tuple(n for n in names if getattr(self.isnet, n) != getattr(default, n))
+    def chosen(self) -> Method:
+        """The method with its options."""
+        if self.method == ISNet.name:
+            return ISNet(objective=self.isnet)
+        if self.method == Plain.name:
+            return Plain(classification=self.isnet.classification)
+        return getattr(self, field_of(self.method), None) or named(self.method)()
+
+    def with_classification(self, **changes: Any) -> Self:
+        """The same job with such a classification loss, of every network."""
+        loss = dataclasses.replace(self.chosen.classification, **changes)
+        changed: dict[str, Any] = {"isnet": dataclasses.replace(self.isnet, classification=loss)}
+        if hasattr(self, field_of(self.method)):
+            changed.setdefault(field_of(self.method), self.chosen.classified_by(loss))
+        return dataclasses.replace(self, **changed)
+
+    @property
+    def note(self) -> str | None:
+        """What to say of options that were chosen and change nothing."""
+        if self.method == ISNet.name:
+            if self.isnet.explains:
+                return None
+            used, default = _WITHOUT_HEATMAPS, ISNetConfig()
+            why = "nothing is explained, as isnet.heatmap_weight is 0"
+            remedy = (
+                "The papers' objective: --isnet.heatmap-weight 0.7 --isnet.exchange.probability 0 "
+                "--isnet.exchange.consistency 0"
+            )
+        else:
+            (option,) = (f for f in dataclasses.fields(self) if f.name == "isnet")
+            used, default = ("classification",), option.default_factory()  # pyright: ignore
+            why = f"the method is {self.method}"
+            remedy = f"`--method {self.method} --help` shows what does."
+        names = [f.name for f in dataclasses.fields(ISNetConfig) if f.name not in used]
+        unused = [n for n in names if getattr(self.isnet, n) != getattr(default, n)]
+        return f"{why}, so {', '.join(unused)} changes nothing. {remedy}" if unused else None
 
     def calibrated(self) -> Self:
         """The same job with the ranges of its calibration in the objective.
@@ -189,14 +229,55 @@ class TrainingJob(RunOptions):
         """
         if self.calibration is None:
             return self
+        if self.method != ISNet.name:
+            raise UserError(
+                f"calibration is of the method isnet; this is {self.method}. Leave it out."
+            )
         isnet = calibrated(self.isnet, self.model, self.dtype, self.calibration)
         return dataclasses.replace(self, isnet=isnet, calibration=None)
 
     def training_of(self, network: str) -> TrainConfig:
-        """How "plain" or "isnet" is trained."""
-        isnet = network == "isnet"
+        """How one of `networks` is trained."""
+        own = network == self.method
+        objective: Objective = self.chosen
+        if not own or self.method == Plain.name:
+            objective = self.chosen.classification
+        elif self.method == ISNet.name:
+            objective = self.isnet
         return self.training(
-            self.isnet if isnet else self.isnet.classification,
-            epochs=self.epochs if isnet else self.plain_epochs,
+            objective,
+            epochs=self.epochs if own else self.plain_epochs,
             select_by=self.select_by,
         )
+
+
+def networks_of(method: str, plain_epochs: int) -> tuple[str, ...]:
+    """What a job trains: "plain", if it is wanted to compare with, and a network of its method."""
+    return ("plain", method) if plain_epochs and method != Plain.name else (method,)
+
+
+def field_of(method: str) -> str:
+    """The field of a job that holds the options of a method."""
+    return method.replace("-", "_")
+
+
+Job = TypeVar("Job", bound=TrainingJob)
+
+
+def of_method(kind: type[Job], name: str) -> type[Job]:
+    """The kind of job for a method: with the method's options as a field of its name.
+
+    Raises:
+      UserError: no such method.
+    """
+    method = named(name)
+    if name != ISNet.name and field_of(name) in {f.name for f in dataclasses.fields(kind)}:
+        raise UserError(f"a method cannot have the name of the option {name}. Choose another name.")
+    fields: list[Any] = [("method", str, field(default=name))]
+    if name not in (ISNet.name, Plain.name):
+        fields.append((field_of(name), method, field(default_factory=method)))
+    own = {"__doc__": kind.__doc__, "__module__": kind.__module__}
+    made = dataclasses.make_dataclass(
+        kind.__name__, fields, bases=(kind,), namespace=own, frozen=True, kw_only=True
+    )
+    return made  # pyright: ignore[reportReturnType]

@@ -44,7 +44,7 @@ class Predict:
       run: a run's folder, or that of one of its networks, such as runs/own-data/plain.
       images: image files, or folders of them, read as `isnet-jax prepare` reads them.
       out: the table to write.
-      network: which network of the run; the ISNet if left out.
+      network: which network of the run: plain, or its method's, which is taken if left out.
       heatmaps: also write for each image a picture of it beside its heatmap, into this folder.
       fit: how images of another size are brought to the network's: crop, pad or stretch; as the
         training images were, if left out.
@@ -54,7 +54,7 @@ class Predict:
     run: Annotated[Path, tyro.conf.Positional] = dataclasses.field(kw_only=False)
     images: Annotated[tuple[Path, ...], tyro.conf.Positional] = dataclasses.field(kw_only=False)
     out: Path = Path("predictions.csv")
-    network: Literal["isnet", "plain"] | None = None
+    network: str | None = None
     heatmaps: Path | None = None
     fit: Literal["crop", "pad", "stretch"] | None = None
     batch_size: int = 32

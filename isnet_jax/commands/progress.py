@@ -30,6 +30,7 @@ from isnet_jax.report.heatmaps import heatmap_grid
 from isnet_jax.training import StepCost
 from isnet_jax.training.metrics import Record
 from isnet_jax.training.speed import TIMES
+from isnet_jax.training.stage import EARLIER
 
 _LOSSES = {"loss": "loss", "classification": "class.", "heatmap": "heatmap", "accuracy": "acc."}
 
@@ -47,6 +48,9 @@ class Unobserved:
         return self
 
     def __exit__(self, *unused: object) -> None:
+        pass
+
+    def on_stage(self, name: str, folder: Path) -> None:
         pass
 
     def on_start(self, step: int, steps: int) -> None:
@@ -86,8 +90,9 @@ class TrainingDisplay:
         draw: Callable[[nnx.Module, Any], np.ndarray] | None = None,
     ):
         self.name, self.logs, self.samples, self.console = name, logs, samples, console
+        self._network, self._stage = name, []
         self.draw = draw or self._heatmaps
-        self.start = self.steps = 0
+        self.steps = 0
         self.curves: Curves | None = None
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -114,12 +119,19 @@ class TrainingDisplay:
         if self.curves is not None:
             self.curves.__exit__(kind, error, trace)
 
+    def on_stage(self, name: str, folder: Path) -> None:
+        if self.curves is not None:
+            self.curves.__exit__(None, None, None)
+            self.curves = None
+        self._stage = [part for part in folder.parts if part == EARLIER]
+        self.name = f"{name} before {self._network}" if self._stage else self._network
+
     def on_start(self, step: int, steps: int) -> None:
-        self.start, self.steps = step, steps
+        self.steps = steps
         if step == steps:
             return
         # A run that was killed may have logged steps that are repeated now.
-        self.curves = Curves(self.logs, purge_step=step + 1)
+        self.curves = Curves(self.logs.joinpath(*self._stage), purge_step=step + 1)
         self.bar.start()
         self.task = self.bar.add_task(self.name, total=steps, completed=step, losses="compiling")
 
@@ -151,8 +163,9 @@ class TrainingDisplay:
                 self.curves.scalar(key.replace("_", "/", 1), value, step)
             elif key in TIMES:
                 self.curves.scalar(f"speed/{key}", value, step)
-        batch = self.samples.batch(slice(0, 8))
-        self.curves.image("heatmaps", self.draw(model(), batch), step)
+        if not self._stage:
+            batch = self.samples.batch(slice(0, 8))
+            self.curves.image("heatmaps", self.draw(model(), batch), step)
         self.curves.flush()
         if not self.console.is_terminal:
             parts = "  ".join(

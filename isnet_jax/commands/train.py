@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import json
 import shlex
 import sys
 import time
@@ -53,6 +54,7 @@ from isnet_jax.training import (
 from isnet_jax.training.distributed import stops_with_the_others
 from isnet_jax.training.provenance import machine
 from isnet_jax.training.serial import from_dict, to_dict, write_record
+from isnet_jax.training.stage import Stage, before, set_up
 from isnet_jax.training.termination import Termination
 from isnet_jax.training.validation import build_validation
 
@@ -129,17 +131,11 @@ def run(
         say(console, f"{job.out} is finished")
         show(finished, console)
         return finished
-    if unused := job.without_effect:
-        console.print(
-            f"note: nothing is explained, as isnet.heatmap_weight is 0, so {', '.join(unused)} "
-            "changes nothing. The papers' objective: --isnet.heatmap-weight 0.7 "
-            "--isnet.exchange.probability 0 --isnet.exchange.consistency 0",
-            soft_wrap=True,
-            highlight=False,
-        )
+    if note := job.note:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False)
     splits = first_then_all(load)
     description = job.description(splits["train"])
-    _check_training(job, description, splits["train"])
+    _check_training(job, description, splits)
     options = to_dict(job)
     del options["out"], options["processes"]
     first_then_all(lambda: run_folder.claim(job.out, settings, options, complete))
@@ -161,6 +157,7 @@ def _train_and_judge(
 ) -> dict[str, Any]:
     networks, history = {}, {}
     for name in job.networks:
+        started -= _seconds(job.out / name)  # What an interrupted call spent counts too.
         logs = job.out / "tensorboard" / name
         display = TrainingDisplay(name, logs, splits["validation"], console)
         with display if is_first() else Unobserved() as observer:
@@ -172,17 +169,12 @@ def _train_and_judge(
                 job.out / name,
                 observer,
             )
-        # What an interrupted call spent counts too.
-        started -= sum(r["seconds"] for r in history[name] if r["step"] <= display.start)
     measured = measure_all(networks, splits, console)
     metrics: dict[str, Any] = {name: found.judged for name, found in measured.items()}
     metrics |= {
         "images": {name: len(split) for name, split in splits.items()},
         "seconds": round(time.monotonic() - started, 1),
-        "training_seconds": {
-            name: round(sum(record["seconds"] for record in records), 1)
-            for name, records in history.items()
-        },
+        "training_seconds": {name: round(_seconds(job.out / name), 1) for name in networks},
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "version": metadata.version("isnet-jax"),
@@ -208,6 +200,13 @@ def _train_and_judge(
         write_record(job.out / "metrics.json", metrics)
     show(metrics, console)
     return metrics
+
+
+def _seconds(folder: Path) -> float:
+    """What the epochs of a network took so far, those of the stages before it included."""
+    files = [path for path in folder.rglob("metrics.jsonl") if path.is_file()]
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    return sum(json.loads(line)["seconds"] for line in lines)
 
 
 def measure_all(
@@ -277,7 +276,11 @@ def samples(networks: Mapping[str, nnx.Module], splits: Splits, indices: np.ndar
 
 def show(metrics: Mapping[str, Any], console: Console) -> None:
     """Print what the networks are worth, and a warning where heatmaps deceive."""
-    judged = {name: metrics[name] for name in ("plain", "isnet") if name in metrics}
+    judged = {
+        name: found
+        for name, found in metrics.items()
+        if isinstance(found, Mapping) and "background_relevance" in found
+    }
     table = Table(title="accuracy on the test sets, and relevance on the background")
     table.add_column("")
     columns = [name for name in next(iter(judged.values())) if name != "interventions"]
@@ -286,7 +289,7 @@ def show(metrics: Mapping[str, Any], console: Console) -> None:
     for name, found in judged.items():
         table.add_row(name, *(_percent(found[column]) for column in columns))
     console.print(table)
-    changes = {name: found.get("interventions") for name, found in judged.items()}
+    changes = {name: found.get("interventions") or {} for name, found in judged.items()}
     if all(changes.values()):
         console.print(_interventions_table(changes))
     for name, found in judged.items():
@@ -320,23 +323,31 @@ def _confidence(logits: np.ndarray, label_axes: int) -> np.ndarray:
     return np.asarray(probabilities).max(1)
 
 
-def _check_training(job: TrainingJob, description: ModelDescription, train: Split) -> None:
+def _check_training(job: TrainingJob, description: ModelDescription, splits: Splits) -> None:
     """Trace what will be compiled, so that options that do not fit fail before any compute."""
-    model = description.create(job.seed)
-    job.fine_tune.load(model)
-    state = init_state(model, optax.identity(), jax.random.key(job.seed))
+    train = splits["train"]
     steps = max(job.training_of(name).epochs for name in job.networks)
     steps *= len(train) // job.batch_size
+    if job.profile_steps and job.profile_steps[0] > steps:
+        raise UserError(
+            f"profile_steps is {job.profile_steps}, but the training has {steps} steps. "
+            "Choose steps among them."
+        )
     for name in job.networks:
         training = job.training_of(name)
-        training.launch.launcher(training.batch_size)
-        training.make_optimiser(model, job.epochs)
-        batch = next(training.batches(train))
-        if training.profile_steps and training.profile_steps[0] > steps:
-            raise UserError(
-                f"profile_steps is {training.profile_steps}, but the training has {steps} steps. "
-                "Choose steps among them."
-            )
-        validate = build_validation(model, training.objective)
-        whole = Whole(batch["label"], batch.get("has_mask"))
-        jax.eval_shape(validate, state, Batch.of(batch), whole)
+        while training is not None:
+            _check_stage(set_up(description, training, train, splits["validation"], None))
+            training = before(training)
+
+
+def _check_stage(stage: Stage) -> None:
+    training = stage.training
+    training.launch.launcher(training.batch_size)
+    model = stage.description.create(training.seed)
+    training.fine_tune.load(stage.description.deployed(model))
+    training.make_optimiser(model, training.epochs)
+    state = init_state(model, optax.identity(), jax.random.key(training.seed))
+    batch = next(training.batches(stage.train))
+    validate = build_validation(model, training.method)
+    whole = Whole(batch["label"], batch.get("has_mask"), batch.get("group"))
+    jax.eval_shape(validate, state, Batch.of(batch), whole)

@@ -50,6 +50,7 @@ class _Known:
     """What is needed of a run's settings; earlier versions did not say how files were read."""
 
     isnet: ISNetConfig
+    method: str = "isnet"
     reading: Reading = dataclasses.field(default_factory=Reading)
 
 
@@ -59,7 +60,7 @@ class Trained:
 
     Attributes:
       folder: of the run.
-      name: "isnet" or "plain".
+      name: of its method, or "plain".
       multi_label: any number of classes in an image.
       reading: how files become its images.
     """
@@ -84,7 +85,7 @@ def trained(place: Path, name: str | None = None) -> Trained:
     """A network by the folder of its run, or by its own in it.
 
     Args:
-      name: "isnet" or "plain"; None: the one whose folder it is, or the ISNet.
+      name: of the run's method, or "plain"; None: the one whose folder it is, or the method's.
 
     Raises:
       UserError: no run there, no such network in it, or one that is not trained yet.
@@ -98,7 +99,7 @@ def trained(place: Path, name: str | None = None) -> Trained:
             )
         name = own
     known = run_folder.read_as(_Known, folder)
-    name = name or "isnet"
+    name = name or known.method
     model, description = network_of_run(folder / name)
     multi_label = known.isnet.classification.task == "multilabel"
     return Trained(folder, name, multi_label, known.reading, model, description)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
@@ -16,6 +17,7 @@ from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 
 from isnet_jax.data.digits.sources import quiet_tfds
+from isnet_jax.data.split import Split
 from isnet_jax.errors import UserError, printable
 
 Progress = Callable[[int, int], None]
@@ -46,6 +48,10 @@ class Drawn(Protocol):
 
     def example(self, split: str, number: int) -> Example:
         """A sample; the same arguments always give the same pixels."""
+        ...
+
+    def tells(self, split: str, number: int) -> tuple[int, int]:
+        """The class of a sample, and what the bias of its image says, for training images."""
         ...
 
 
@@ -110,6 +116,19 @@ class DrawnData(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _log_download_done(self) -> None:
         """Nothing is downloaded here."""
+
+
+def with_training_groups(splits: Mapping[str, Split], drawn: Drawn) -> dict[str, Split]:
+    """The splits of a drawn data set; train and validation know their groups.
+
+    Samples of a group have one class, and images that tell this class or another one.
+    """
+    found = dict(splits)
+    for name in ("train", "validation"):
+        told = [drawn.tells(name, int(number)) for number in found[name].ids]
+        groups = np.array([2 * label + (said != label) for label, said in told], np.int32)
+        found[name] = dataclasses.replace(found[name], groups=groups)
+    return found
 
 
 Builder = TypeVar("Builder", bound=DrawnData)

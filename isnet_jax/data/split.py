@@ -1,5 +1,6 @@
 """A split in memory, and the batches that are taken from one."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NotRequired, TypedDict
@@ -17,12 +18,14 @@ class BatchDict(TypedDict):
 
     Labels are classes, or for multi-label data 0 or 1 for each class. ``has_mask`` is there for
     data that are annotated in part: where it is False nobody drew the mask, and it is all 0.
+    ``group`` is there where the split has groups.
     """
 
     image: Float32[np.ndarray, "batch h w 3"]
     mask: Float32[np.ndarray, "batch h w 1"]
     label: Int32[np.ndarray, " batch"] | Float32[np.ndarray, "batch classes"]
     has_mask: NotRequired[Bool[np.ndarray, " batch"]]
+    group: NotRequired[Int32[np.ndarray, " batch"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,8 @@ class Split:
         ids: names of the samples.
         class_names: names of the classes.
         has_mask: False where nobody drew the mask; None if all samples have one.
+        groups: numbers from 0 on: samples of one group share their class and what may mislead
+            about it; None where this is not known.
     """
 
     images: Shaped[np.ndarray, "n h w 3"]
@@ -44,18 +49,39 @@ class Split:
     ids: tuple[str, ...]
     class_names: tuple[str, ...]
     has_mask: Bool[np.ndarray, " n"] | None = None
+    groups: Int32[np.ndarray, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def batch(self, indices: slice | Sequence[int] | np.ndarray) -> BatchDict:
         """The examples at these positions."""
-        return as_batch(
+        batch = as_batch(
             self.images[indices],
             self.masks[indices],
             self.labels[indices],
             None if self.has_mask is None else self.has_mask[indices],
         )
+        if self.groups is not None:
+            batch["group"] = self.groups[indices]
+        return batch
+
+    def chosen(self, indices: Sequence[int] | np.ndarray) -> "Split":
+        """The samples at these positions, in this order, as a split."""
+        numbers = np.asarray(indices, int)
+        optional = {"has_mask": self.has_mask, "groups": self.groups}
+        return dataclasses.replace(
+            self,
+            images=self.images[numbers],
+            masks=self.masks[numbers],
+            labels=self.labels[numbers],
+            ids=tuple(self.ids[number] for number in numbers.tolist()),
+            **{k: None if values is None else values[numbers] for k, values in optional.items()},
+        )
+
+    def without_groups(self) -> "Split":
+        """The same samples, for who shall not know their groups."""
+        return self if self.groups is None else dataclasses.replace(self, groups=None)
 
     def check(self) -> None:
         """Runs ``check_examples`` on all of the split.
@@ -63,11 +89,11 @@ class Split:
         Raises:
             UserError: a bad sample, by its id.
         """
+        whole = self.without_groups()
         for start in range(0, max(len(self), 1), _CHUNK):
             chunk = slice(start, start + _CHUNK)
-            check_examples(
-                **self.batch(chunk), num_classes=len(self.class_names), ids=self.ids[chunk]
-            )
+            examples: Any = whole.batch(chunk)
+            check_examples(**examples, num_classes=len(self.class_names), ids=self.ids[chunk])
 
 
 def as_batch(

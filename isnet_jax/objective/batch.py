@@ -22,11 +22,12 @@ class Whole:
     """What a mean over the samples of a whole batch needs, where a part of it is at hand.
 
     Attributes:
-      label, has_mask: as those of `Batch`, of all samples.
+      label, has_mask, group: as those of `Batch`, of all samples.
     """
 
     label: Any
     has_mask: Any = None
+    group: Any = None
 
 
 @jax.tree_util.register_dataclass
@@ -41,6 +42,7 @@ class Batch:
         objective needs none.
       has_mask: (B,) bools: samples where it is false have no mask and are only classified. None:
         all have one.
+      group: (B,) ints from 0 on: the samples' groups, for methods that go by them.
       number: (B,) ints, each sample's place in the batch of all devices and parts, which random
         choices go by. None: the batch is all that this device has.
       whole: of the batch that this is one of the equal parts of: the mean of the parts' losses is
@@ -51,6 +53,7 @@ class Batch:
     label: Any
     mask: Any = None
     has_mask: Any = None
+    group: Any = None
     number: Any = None
     whole: Whole | None = None
 
@@ -142,7 +145,7 @@ class Batch:
         size = len(self) // count
         numbered = dataclasses.replace(self, number=self.numbers(axis_name), whole=None)
         stacked = jax.tree.map(lambda a: a.reshape(count, size, *a.shape[1:]), numbered)
-        return stacked, Whole(self.label, self.has_mask)
+        return stacked, Whole(self.label, self.has_mask, self.group)
 
 
 def known(values: Any) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Num
 
 from isnet_jax.errors import UserError, suggest
-from isnet_jax.objective.batch import known
+from isnet_jax.objective.batch import Batch, known
 
 Task = Literal["multiclass", "multilabel"]
 
@@ -89,6 +89,26 @@ def classification_loss(
     if axis_name is not None:
         mean_weight = lax.pmean(mean_weight, axis_name)
     return losses.mean() / mean_weight
+
+
+def classified(
+    logits: Float[Array, "batch classes"],
+    batch: Batch,
+    options: Classification,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """`classification_loss` of a batch that says which part of a whole it is."""
+    whole = None if batch.whole is None else batch.whole.label
+    return classification_loss(logits, batch.label, options, axis_name, whole)
+
+
+def each_loss(
+    logits: Float[Array, "batch classes"],
+    labels: Num[Array, " batch"] | Num[Array, "batch classes"],
+    options: Classification,
+) -> Float[Array, " batch"]:
+    """Each sample's own loss; class weights, which belong to a mean over samples, cancel."""
+    return jax.vmap(lambda z, y: classification_loss(z[None], y[None], options))(logits, labels)
 
 
 def accuracy(logits: Any, labels: Any) -> Any:

@@ -16,41 +16,14 @@ from isnet_jax.errors import UserError
 from isnet_jax.objective import losses
 from isnet_jax.objective.batch import Batch
 from isnet_jax.objective.chunks import sum_over
-from isnet_jax.objective.classification import Classification, accuracy, classification_loss
+from isnet_jax.objective.classification import Classification, accuracy, classified
 from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.objective.exchange import Exchange, both_views, disagreement, exchanged
 from isnet_jax.objective.seeds import explained, needed
-from isnet_jax.objective.segmentation import Segmentation, segmentation_loss
 
 _EXCHANGE = 1  # Folded into the key, so that other choices are the same with and without.
 
-Objective = ISNetConfig | Classification | Segmentation
 Maps = list[Float[Array, "batch k _ _ _"]]
-LossFunction = Callable[
-    [nnx.Module, Mapping[str, Any] | Batch, Array, Array | int], tuple[Array, dict[str, Array]]
-]
-"""(model, batch, key, number of updates so far) -> loss, aux."""
-
-
-def loss_function(config: Objective, axis_name: str | None = None) -> LossFunction:
-    """The loss of an ISNet, of a plain classifier, of exchanged backgrounds alone, of a segmenter.
-
-    Args:
-      axis_name: the mapped axis over which batches are split.
-    """
-    if isinstance(config, Segmentation):
-        return lambda model, batch, key, step: segmentation_loss(
-            model, batch, config, axis_name=axis_name
-        )
-    if isinstance(config, Classification):
-        return lambda model, batch, key, step: plain_loss(model, batch, config, axis_name=axis_name)
-    if not config.explains:
-        return lambda model, batch, key, step: exchange_loss(
-            model, batch, config, rng=key, axis_name=axis_name
-        )
-    return lambda model, batch, key, step: isnet_loss(
-        model, batch, config, rng=key, step=step, axis_name=axis_name
-    )
 
 
 def isnet_loss(
@@ -117,7 +90,7 @@ def isnet_loss(
     if count < len(batch):
         others = model(batch.image[order[count:]])  # pyright: ignore[reportCallIssue]
         logits = jnp.concatenate([logits, others])[jnp.argsort(order)]
-    classification = _classified(logits, batch, config, axis_name)
+    classification = _of_views(logits, batch, config, axis_name)
     weights, mask = batch.weighted_masks(axis_name)
     weights = drawn(weights) * (len(batch) / count)
     heatmap, maps = _weighted_heatmap_loss(explanation, drawn(mask), weights, config)
@@ -147,7 +120,7 @@ def exchange_loss(
     batch = Batch.of(batch).annotated()
     batch = _with_exchange(batch, config.exchange, rng, axis_name)
     logits = model(batch.image)  # pyright: ignore[reportCallIssue]
-    loss = _classified(logits, batch, config, axis_name)
+    loss = _of_views(logits, batch, config, axis_name)
     return loss, {
         "logits": logits,
         "classification": loss,
@@ -166,7 +139,7 @@ def plain_loss(
     options = Classification() if classification is None else classification
     batch = Batch.of(batch)
     logits = model(batch.image)  # pyright: ignore[reportCallIssue]
-    loss = _classification_loss(logits, batch, options, axis_name)
+    loss = classified(logits, batch, options, axis_name)
     return loss, {
         "logits": logits,
         "classification": loss,
@@ -342,18 +315,11 @@ def _with_exchange(
     return views(numbered, exchange, jax.random.fold_in(needed(rng, "exchange"), _EXCHANGE))
 
 
-def _classified(
+def _of_views(
     logits: Array, batch: Batch, config: ISNetConfig, axis_name: str | None
 ) -> Float[Array, ""]:
     """The classification loss, and how far the logits of the two views are apart."""
-    loss = _classification_loss(logits, batch, config.classification, axis_name)
+    loss = classified(logits, batch, config.classification, axis_name)
     if not config.exchange.consistency:
         return loss
     return loss + config.exchange.consistency * disagreement(logits)
-
-
-def _classification_loss(
-    logits: Array, batch: Batch, options: Classification, axis_name: str | None
-) -> Float[Array, ""]:
-    whole = None if batch.whole is None else batch.whole.label
-    return classification_loss(logits, batch.label, options, axis_name, whole)

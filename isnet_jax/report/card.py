@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from isnet_jax.report.html import MISSING, NETWORKS, NO_TEST_SETS, percent, to_number
+from isnet_jax.report.html import MISSING, NO_TEST_SETS, network_title, percent, to_number
 
 _Z = 1.959964  # of 95 %
 _USE = """```python
@@ -35,7 +35,7 @@ def model_card(
     """The card as Markdown.
 
     Args:
-      name: of the network in its run, "isnet" or "plain".
+      name: of the network in its run: of its method, or "plain".
       description: architecture, class_names, image_shape and options of the network.
       settings: what makes the run the same as another: options, and a digest of the data.
       metrics: what metrics.json holds; empty if the run was not finished.
@@ -44,7 +44,7 @@ def model_card(
     """
     return "\n\n".join(
         [
-            f"# {NETWORKS[name]}: {description['architecture']}",
+            f"# {network_title(name)}: {description['architecture']}",
             *_network(name, description, multi_label, reading),
             *_data(description, settings, metrics),
             *_training(name, settings),
@@ -60,12 +60,12 @@ def _network(
     height, width, channels = description["image_shape"]
     task = "any number of classes in an image" if multi_label else "one class of each image"
     apply = "a sigmoid of each logit" if multi_label else "a softmax of the logits"
-    kind = (
-        "trained against relevance on the background, with masks of the objects; it needs no mask "
-        "now"
-        if name == "isnet"
-        else "trained without regard to masks, to compare with"
-    )
+    kinds = {
+        "isnet": "trained against relevance on the background, with masks of the objects; it needs "
+        "no mask now",
+        "plain": "trained without regard to masks, to compare with",
+    }
+    kind = kinds.get(name, f"trained by the method {name}")
     yield (
         f"A classifier {kind}. It takes images (batch, {height}, {width}, {channels}) from 0 to 1 "
         f"and returns logits; {apply} gives the probability of {task}."
@@ -97,16 +97,16 @@ def _data(
 
 def _training(name: str, settings: Mapping[str, Any]) -> Iterator[str]:
     yield "## Training"
-    isnet = name == "isnet"
+    own = name == settings.get("method", "isnet")
     chosen: dict[str, Any] = {
-        "epochs": settings.get("epochs" if isnet else "plain_epochs"),
+        "epochs": settings.get("epochs" if own else "plain_epochs"),
         "batch size": settings.get("batch_size"),
         "seed": settings.get("seed"),
         "optimiser": settings.get("optimiser"),
         "augmentation": settings.get("augmentation"),
     }
-    if isnet:
-        chosen["objective"] = settings.get("isnet")
+    if own and name != "plain":
+        chosen["objective"] = settings.get(name.replace("-", "_"))
     if "weights" in settings:
         chosen["started from"] = f"a file of weights, SHA-256 {settings['weights']}"
         chosen["fine-tuning"] = settings.get("fine_tune")

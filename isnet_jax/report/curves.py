@@ -13,9 +13,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from isnet_jax.report.html import (
     MISSING,
-    NETWORKS,
     details,
     network_style,
+    network_title,
     section,
     to_number,
 )
@@ -96,7 +96,7 @@ def _read_line(
     values = [value if math.isfinite(epoch) else math.nan for epoch, value in pairs]
     if not any(map(math.isfinite, values)):
         return None
-    name = NETWORKS.get(network, network) + suffix
+    name = network_title(network) + suffix
     return Line(name, f"{network_style(network)} {style}".strip(), epochs, values)
 
 
@@ -212,7 +212,7 @@ def _last(line: Line) -> float:
 
 def _epoch_tables(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return "".join(
-        details(f"Numbers per epoch: {NETWORKS.get(network, network)}", _epoch_table(records))
+        details(f"Numbers per epoch: {network_title(network)}", _epoch_table(records))
         for network, records in history.items()
         if records
     )

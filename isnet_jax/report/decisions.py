@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from isnet_jax.report.html import NETWORKS, details, network_style, percent, section
+from isnet_jax.report.html import details, network_style, network_title, percent, section
 
 _MOST_CLASSES = 12  # of a matrix, and of curves
 _PAIRS = 10
@@ -65,7 +65,7 @@ def _matrix(network: str, matrix: Any, names: Sequence[str]) -> str:
         )
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     return (
-        f'<h3>{escape(NETWORKS.get(network, network))}</h3><div class="scroll">'
+        f'<h3>{escape(network_title(network))}</h3><div class="scroll">'
         f'<table class="confusion {network_style(network)}"><thead><tr>'
         f'<th scope="col">is … taken for</th>{head}</tr>'
         f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
@@ -86,7 +86,7 @@ def _pairs(network: str, matrix: Any, names: Sequence[str]) -> str:
     if not rows:
         return ""
     return (
-        f"<h3>{escape(NETWORKS.get(network, network))}: most frequent mistakes</h3>"
+        f"<h3>{escape(network_title(network))}: most frequent mistakes</h3>"
         '<table class="confusion"><thead><tr><th scope="col">class</th><th scope="col">taken for'
         f'</th><th scope="col">images</th></tr></thead><tbody>{rows}</tbody></table>'
     )
@@ -111,7 +111,7 @@ def _chart(network: str, curves: Mapping[int, tuple[Any, Any, float]], names: Se
         for share in (0, 0.5, 1)
         for y in (high - _SIDE * share,)
     )
-    name = escape(NETWORKS.get(network, network))
+    name = escape(network_title(network))
     size = _SIDE + 2 * _MARGIN
     summary = "; ".join(f"{escape(names[code])} {curves[code][2]:.3f}" for code in worst_first)
     return (
@@ -126,7 +126,7 @@ def _chart(network: str, curves: Mapping[int, tuple[Any, Any, float]], names: Se
 
 def _areas(decisions: Decisions) -> str:
     codes = sorted({code for curves in decisions.rocs.values() for code in curves})
-    head = "".join(f'<th scope="col">{escape(NETWORKS.get(n, n))}</th>' for n in decisions.rocs)
+    head = "".join(f'<th scope="col">{escape(network_title(n))}</th>' for n in decisions.rocs)
     rows = []
     for code in codes:
         found = (curves.get(code) for curves in decisions.rocs.values())

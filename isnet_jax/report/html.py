@@ -18,6 +18,11 @@ NO_TEST_SETS = ("worst_group", "background_relevance", "interventions")
 MISSING = "\N{EN DASH}"
 
 
+def network_title(network: str) -> str:
+    """What the reader is told a network is."""
+    return NETWORKS.get(network, network)
+
+
 def network_style(network: str) -> str:
     """The CSS class that carries a network's colour."""
     return network if network in NETWORKS else "other"

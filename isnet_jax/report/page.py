@@ -27,6 +27,8 @@ from isnet_jax.report.html import (
     TEST_SETS,
     details,
     facts_table,
+    network_style,
+    network_title,
     percent,
     signed,
     to_number,
@@ -69,11 +71,11 @@ def write_report(
 
     Args:
         path: the file to write; missing directories are made.
-        metrics: as in metrics.json. "plain" and "isnet" map to accuracies in [0, 1] by test set,
-            such as "biased", "unbiased", "confounding", to "worst_group" and "background_relevance"
-            (fractions in [0, 1]) and to "interventions", see `isnet_jax.evaluation`; "command",
-            "seconds", "machine", "date", "version" and any other entry are listed as facts of the
-            run. What is missing is shown as a dash.
+        metrics: as in metrics.json. "plain", "isnet" and the names of other methods map to
+            accuracies in [0, 1] by test set, such as "biased", "unbiased", "confounding", to
+            "worst_group" and "background_relevance" (fractions in [0, 1]) and to "interventions",
+            see `isnet_jax.evaluation`; "command", "seconds", "machine", "date", "version" and
+            any other entry are listed as facts of the run. What is missing is shown as a dash.
         history: network -> one mapping per epoch, with "epoch" and any of "train_loss",
             "classification", "heatmap", "validation_accuracy" and "validation_loss". Missing and
             NaN values leave a gap in the curves.
@@ -89,13 +91,14 @@ def write_report(
     Raises:
         UserError: when `metrics` has neither network, or a heatmap has NaN or infinite values.
     """
-    networks = [name for name in NETWORKS if isinstance(metrics.get(name), Mapping)]
+    known = dict.fromkeys([*NETWORKS, *history])
+    networks = [name for name in known if isinstance(metrics.get(name), Mapping)]
     if not networks:
         raise UserError(f"metrics must hold {' or '.join(NETWORKS)}, found {sorted(metrics)}")
     facts = {
         "duration" if k == "seconds" else k: v
         for k, v in metrics.items()
-        if k not in NETWORKS and k != "command"
+        if k not in networks and k != "command"
     }
     version = metrics.get("version")
     template = resources.files("isnet_jax.report").joinpath("template.html")
@@ -106,7 +109,7 @@ def write_report(
         gradient=_css_gradient(),
         verdict=_verdict(metrics, networks),
         headline=_headline(metrics, networks) + _interventions(metrics, networks),
-        warnings="".join(_warning(NETWORKS[name], text) for name, text in (warnings or {}).items()),
+        warnings="".join(_warning(name, text) for name, text in (warnings or {}).items()),
         examples=examples_section(samples),
         heatmaps=heatmaps_section(samples) + (highest_section(highest) if highest else ""),
         decisions=decisions_section(decisions) if decisions else "",
@@ -126,15 +129,15 @@ def _verdict(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
         biased, confounding = (to_number(metrics[name].get(k)) for k in ("biased", "confounding"))
         if not math.isnan(biased + confounding):
             parts.append(
-                f"the {NETWORKS[name]} is right on <b>{percent(biased)}</b> of the biased and on "
-                f"<b>{percent(confounding)}</b> of the confounding test images"
+                f"the {escape(network_title(name))} is right on <b>{percent(biased)}</b> of the "
+                f"biased and on <b>{percent(confounding)}</b> of the confounding test images"
             )
     text = "; ".join(parts).replace("Plain", "plain")
     return f"With the familiar marks, and with misleading ones: {text}." if parts else ""
 
 
 def _headline(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
-    head = "".join(f'<th scope="col" class="series {n}">{NETWORKS[n]}</th>' for n in networks)
+    head = "".join(map(_column_head, networks))
     found = {key: "" for name in networks for key in metrics[name] if key not in NO_TEST_SETS}
     sets = TEST_SETS if found.keys() <= TEST_SETS.keys() else found
     rows = [
@@ -159,7 +162,7 @@ def _headline(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
 
 
 def _warning(network: str, text: str) -> str:
-    return f'<p class="warning"><b>{network}:</b> {escape(text)}</p>'
+    return f'<p class="warning"><b>{escape(network_title(network))}:</b> {escape(text)}</p>'
 
 
 def _interventions(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
@@ -180,7 +183,7 @@ def _interventions(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
         "blurred": "blurred background",
         "noise": "noise as background",
     }
-    head = "".join(f'<th scope="col" class="series {n}">{NETWORKS[n]}</th>' for n in networks)
+    head = "".join(map(_column_head, networks))
     rows = []
     for key in backgrounds:
         cells = "".join(
@@ -200,6 +203,11 @@ def _interventions(metrics: Mapping[str, Any], networks: Sequence[str]) -> str:
         f'<table class="interventions"><thead><tr><th scope="col">Accuracy with …</th>{head}</tr>'
         f"</thead><tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def _column_head(network: str) -> str:
+    style, title = network_style(network), escape(network_title(network))
+    return f'<th scope="col" class="series {style}">{title}</th>'
 
 
 def _test_set(key: str) -> str:
@@ -225,7 +233,7 @@ def _headline_row(
         if not style and key != "biased" and not math.isnan(change):
             delta = f'<div class="delta">{signed(100 * change)} pp against biased</div>'
         cells.append(
-            f'<td class="{network}{" best" if is_best else ""}">'
+            f'<td class="{network_style(network)}{" best" if is_best else ""}">'
             f'<span class="value">{percent(value)}</span>{tag}'
             f'<div class="bar" aria-hidden="true">{bar}</div>{delta}</td>'
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, SupportsInt
 import numpy as np
 
 from isnet_jax.report.heatmaps import QUANTILE, as_image, mask_outline, png_bytes, relevance_rgb
-from isnet_jax.report.html import NETWORKS, TEST_SETS, network_style, percent, section
+from isnet_jax.report.html import TEST_SETS, network_style, network_title, percent, section
 
 if TYPE_CHECKING:
     from isnet_jax.report.samples import Samples
@@ -105,7 +105,7 @@ def _heatmap_group(samples: Samples, test_set: str, n: int) -> str:
         confidence = percent(float(samples.confidences[network][test_set][n]), digits=0)
         answer = f"{name} ({confidence})"
         verdict = f"✗ {answer}" if wrong else f"✓ {answer}"
-        label = escape(NETWORKS.get(network, network).replace("Plain classifier", "Plain"))
+        label = escape(network_title(network).replace("Plain classifier", "Plain"))
         alt = (
             f"Heatmap of {label}, {escape(test_set)} test image: predicts {answer}, "
             f"{'wrong' if wrong else 'right'}; {share} of the relevance is on the background"

@@ -244,7 +244,7 @@ def load_network(
     architecture: str | None = None,
     tell: Callable[[str], None] = warnings.warn,
 ) -> tuple[nnx.Module, ModelDescription]:
-    """The best network of a run, in eval mode.
+    """The best network of a run, in eval mode, as it is deployed.
 
     Args:
       folder: a network's folder in a run, such as runs/biased-digits/isnet.
@@ -279,7 +279,7 @@ def load_network(
         )
     model = nnx.merge(graph, found["parameters"], found["rest"])
     model.eval()
-    return model, description
+    return description.deployed(model), description
 
 
 def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:

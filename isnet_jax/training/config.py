@@ -11,7 +11,8 @@ from flax import nnx
 
 from isnet_jax.data import Augmentation, Split, train_iterator
 from isnet_jax.errors import UserError, suggest
-from isnet_jax.objective.loss import LossFunction, Objective, loss_function
+from isnet_jax.methods.losses import Objective, loss_function, method_of
+from isnet_jax.methods.method import LossFunction, Method
 from isnet_jax.training.checkpoint import CheckpointConfig
 from isnet_jax.training.fine_tuning import FineTuneConfig
 from isnet_jax.training.mesh import MeshConfig
@@ -25,7 +26,7 @@ class TrainConfig:
     """How one network is trained.
 
     Attributes:
-      objective: an ISNet's, or the loss of a plain classifier or of a segmenter.
+      objective: a method, or the options of an ISNet, of a plain classifier or of a segmenter.
       optimiser: see there.
       epochs: passes over the training split, at least 1.
       batch_size: samples a step, over all devices, at least 1.
@@ -70,6 +71,11 @@ class TrainConfig:
                 f"training: profile_steps is {self.profile_steps}; expected the first and the last "
                 "step, 1 <= first <= last."
             )
+
+    @property
+    def method(self) -> Method:
+        """What the objective stands for."""
+        return method_of(self.objective)
 
     def make_optimiser(self, model: nnx.Module, steps: int) -> optax.GradientTransformation:
         """The optimiser of a network, for a training of so many steps."""

@@ -13,7 +13,8 @@ from flax import nnx
 
 from isnet_jax import models
 from isnet_jax.errors import UserError, printable
-from isnet_jax.training.serial import read_record, write_record
+from isnet_jax.methods.method import Blueprint, Method
+from isnet_jax.training.serial import method_from, read_record, write_record
 
 DESCRIPTION = "model.json"
 _LARGEST_SIDE = 16_384
@@ -31,6 +32,8 @@ class ModelDescription:
         size are made for H.
       options: others of `models.create` that differ from its defaults; kept as JSON's values,
         with dtypes by name.
+      method: name and options, as `to_dict` gives them, of a method that trains another network
+        than that of the architecture alone; None: the method makes no difference.
 
     Raises:
       UserError: an unknown architecture or option, an option that JSON cannot hold, names of
@@ -42,6 +45,7 @@ class ModelDescription:
     class_names: tuple[str, ...]
     image_shape: tuple[int, ...]
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    method: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
 
     def __post_init__(self):
         options = dict(self.options)
@@ -56,6 +60,7 @@ class ModelDescription:
                 "texts, lists; and dtypes by name."
             ) from error
         object.__setattr__(self, "options", options)
+        self._method()
         if not 1 <= self.num_classes == len(self.class_names):
             raise UserError(
                 f"ModelDescription: num_classes is {self.num_classes} and there are "
@@ -73,7 +78,7 @@ class ModelDescription:
             )
 
     def create(self, seed: int = 0) -> nnx.Module:
-        """The network with fresh weights.
+        """The network with fresh weights, as it is trained.
 
         Raises:
           UserError: options that make no network.
@@ -81,10 +86,15 @@ class ModelDescription:
         sized = "image_size" in models.options(self.architecture)
         options = ({"image_size": self.image_shape[0]} if sized else {}) | dict(self.options)
         rngs = nnx.Rngs(seed)
-        try:
+
+        def classifier() -> nnx.Module:
             return models.create(
                 self.architecture, num_classes=self.num_classes, rngs=rngs, **options
             )
+
+        blueprint = Blueprint(self.num_classes, self.image_shape, rngs, classifier)
+        try:
+            return self._method().network(blueprint)
         except (TypeError, ValueError, OverflowError) as error:
             if isinstance(error, UserError):
                 raise
@@ -92,6 +102,13 @@ class ModelDescription:
                 f"ModelDescription: {self.architecture} cannot be made with the options {options} "
                 f"({error})."
             ) from error
+
+    def deployed(self, model: nnx.Module) -> nnx.Module:
+        """What is needed at run time of the network that `create` made: images to logits."""
+        return self._method().deployed(model)
+
+    def _method(self) -> Method:
+        return Method() if self.method is None else method_from(self.method, "ModelDescription")
 
 
 def write_description(folder: Path, description: ModelDescription) -> None:

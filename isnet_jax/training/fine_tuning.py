@@ -15,9 +15,9 @@ from flax import nnx
 from jax import lax
 
 from isnet_jax.errors import UserError, suggest
+from isnet_jax.methods.method import LossFunction
 from isnet_jax.models import Network, load_weights, torch_names
 from isnet_jax.models.torch_weights import Head
-from isnet_jax.objective.loss import LossFunction
 
 _FROZEN, _TRAINED = "frozen", "trained"
 

@@ -18,6 +18,7 @@ from isnet_jax.training.distributed import first_then_all, stops_with_the_others
 from isnet_jax.training.mesh import StepCost
 from isnet_jax.training.metrics import NonFiniteError, Record
 from isnet_jax.training.nonfinite import diverged
+from isnet_jax.training.stage import EARLIER, before, set_up
 from isnet_jax.training.step import TrainState
 from isnet_jax.training.termination import Termination
 from isnet_jax.training.trainer import Trainer
@@ -25,6 +26,9 @@ from isnet_jax.training.trainer import Trainer
 
 class Observer(Protocol):
     """Told of what happens: a progress bar, a log, a test."""
+
+    def on_stage(self, name: str, folder: Path) -> None:
+        """Of a method with several stages: before each, what is trained, and where to."""
 
     def on_start(self, step: int, steps: int) -> None:
         """Before the first step: how many were made by an earlier call, and how many in all."""
@@ -56,10 +60,15 @@ def fit(
 
     After every epoch, and in between as `training.checkpoints` says, the state, the place in the
     data and the history are written to `folder/last`, and to `folder/best` if the validation loss
-    is among the lowest; the history also to `folder/metrics.jsonl`, one line an epoch.
+    is among the lowest; the history also to `folder/metrics.jsonl`, one line an epoch. What a
+    method trains before goes to `folder/earlier` likewise.
+
+    Args:
+      description: of the architecture.
 
     Returns:
-      The network with the lowest validation loss, in eval mode, and one record an epoch.
+      The network with the lowest validation loss, in eval mode and as it is deployed, and one
+      record an epoch of the last stage.
 
     Raises:
       UserError: a step is no longer finite (it is dumped, and the last checkpoint is kept), a
@@ -68,6 +77,14 @@ def fit(
       Terminated: SIGTERM came; the last step is saved.
     """
     training.launch.launcher(training.batch_size)  # Refuses what does not divide.
+    earlier = None
+    if (first := before(training)) is not None:
+        observer.on_stage(first.method.name, folder / EARLIER)
+        earlier, _ = fit(description, first, train, validation, folder / EARLIER, observer)
+        observer.on_stage(training.method.name, folder)
+    description, training, train, validation = set_up(
+        description, training, train, validation, earlier
+    )
     first_then_all(lambda: write_description(folder, description))
     with (
         Termination() as termination,
@@ -84,6 +101,7 @@ def fit(
             checkpoints,
             observer.on_compiled,
             observer.on_notice,
+            earlier,
         )
         observer.on_start(run.step, run.steps)
         try:
@@ -103,7 +121,7 @@ def fit(
                         run.save_within_epoch()
                 record = run.end_epoch()
                 state = run.local().averaged()
-                observer.on_epoch(record, lambda state=state: _network(run.model, state))
+                observer.on_epoch(record, lambda state=state: _network(run, state))
                 if termination.is_due():
                     checkpoints.wait()
                     raise Terminated(f"ended by SIGTERM; epoch {record['epoch']:.0f} is saved")
@@ -114,11 +132,11 @@ def fit(
             raise Terminated(f"ended by SIGTERM; epoch {len(run.history)} is saved")
         chosen = checkpoints.best(run.state)
     assert chosen is not None
-    return _network(run.model, chosen), run.history
+    return _network(run, chosen), run.history
 
 
-def _network(model: nnx.Module, state: TrainState) -> nnx.Module:
-    graph, _, _ = nnx.split(model, nnx.Param, ...)
+def _network(run: Trainer, state: TrainState) -> nnx.Module:
+    graph, _, _ = nnx.split(run.model, nnx.Param, ...)
     made = nnx.merge(graph, state.parameters, state.rest, copy=True)
     made.eval()
-    return made
+    return run.training.method.deployed(made)

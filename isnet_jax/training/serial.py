@@ -15,23 +15,45 @@ from typing import Any, Literal, TypeVar
 from isnet_jax import lrp
 from isnet_jax.errors import UserError, printable, suggest
 from isnet_jax.files import write_atomically
+from isnet_jax.methods.method import Method
+from isnet_jax.methods.registry import named
 
 T = TypeVar("T")
 
-_RULE = "rule"  # The key that names the class of an LRP rule.
+# The keys that name the class of an LRP rule, and a method.
+_RULE, _METHOD = "rule", "method"
 _CHECKSUM = "checksum"
 
 
 def to_dict(value: Any) -> Any:
     """Options as nested mappings of plain values, for JSON, YAML and the report."""
     if dataclasses.is_dataclass(value):
-        named = {_RULE: type(value).__name__} if isinstance(value, lrp.Rule) else {}
-        return named | {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        return _kind(value) | {name: to_dict(getattr(value, name)) for name in fields}
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple | list):
         return [to_dict(item) for item in value]
     return value
+
+
+def _kind(value: Any) -> dict[str, str]:
+    if isinstance(value, lrp.Rule):
+        return {_RULE: type(value).__name__}
+    return {_METHOD: value.name} if isinstance(value, Method) else {}
+
+
+def method_from(values: Any, where: str) -> Method:
+    """The method that `to_dict` gave the values of.
+
+    Raises:
+      UserError: see `from_dict`.
+    """
+    prefix = f"{printable(where)}: "
+    try:
+        return _method(values, prefix, "method")
+    except _MismatchError as error:
+        raise UserError(f"{prefix}method is {_shown(values)}; expected {error.expected}.") from None
 
 
 def from_dict(kind: type[T], values: Any, where: str, *, default: T | None = None) -> T:
@@ -163,6 +185,8 @@ def _value(kind: Any, value: Any, where: str, path: str, default: Any = None) ->
         return _mapping(parts[1], value, where, path)
     if isinstance(kind, type) and issubclass(kind, lrp.Rule):
         return _rule(value, where, path)
+    if isinstance(kind, type) and issubclass(kind, Method):
+        return _method(value, where, path, None if kind is Method else kind, default)
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, where, path, default)
     if kind is Path and isinstance(value, str):
@@ -184,6 +208,8 @@ def _number(value: int | str) -> float:
 
 def _one_of(parts: tuple[Any, ...], value: Any, where: str, path: str, default: Any) -> Any:
     if isinstance(value, dict):
+        if Method in parts and _METHOD in value:
+            return _method(value, where, path)
         # Of several kinds of options, the one that knows most of the keys.
         kinds = [part for part in parts if dataclasses.is_dataclass(part)]
         if kinds:
@@ -233,6 +259,22 @@ def _rule(value: Any, where: str, path: str) -> lrp.Rule:
     if name not in rules:
         raise UserError(f"{where}{path}: {suggest(name, rules, what='rule')}")
     return _dataclass(rules[name], {k: v for k, v in value.items() if k != _RULE}, where, path)
+
+
+def _method(
+    value: Any, where: str, path: str, kind: type[Method] | None = None, default: Any = None
+) -> Method:
+    """A method, by its name among the values, or of the kind that is expected."""
+    if not isinstance(value, dict) or not (kind or _METHOD in value):
+        raise _MismatchError("a method: its name by the key method, and its options")
+    name = _text(value.get(_METHOD, getattr(kind, "name", "")))
+    try:
+        found = named(name)
+    except UserError as error:
+        raise UserError(f"{where}{path}: {error}") from None
+    if kind not in (None, found):
+        raise _MismatchError(f"the options of the method {kind.name}")
+    return _dataclass(found, {k: v for k, v in value.items() if k != _METHOD}, where, path, default)
 
 
 _SHORT = reprlib.Repr()

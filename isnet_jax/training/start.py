@@ -24,7 +24,7 @@ def start(
     """
     model = description.create(training.seed)
     if load:
-        training.fine_tune.load(model)
+        training.fine_tune.load(description.deployed(model))
     optimiser, average = training.make_optimiser(model, steps), training.optimiser.average
     state = init_state(model, optimiser, jax.random.key(training.seed), average=average > 0)
     step = build_step(model, training.make_loss(model), optimiser, average=average)

@@ -15,9 +15,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array
 
+from isnet_jax.methods.losses import loss_function
+from isnet_jax.methods.method import LossFunction
 from isnet_jax.models.network import in_mode
 from isnet_jax.objective.batch import Batch
-from isnet_jax.objective.loss import LossFunction, loss_function
 from isnet_jax.training.compilation import compiler_options
 
 Metrics = dict[str, Array]
@@ -84,8 +85,8 @@ def build_step(
     Args:
       model: its structure, in train mode here whatever its own; its values come from the state.
       loss_function: `(model, batch, key, number of updates) -> loss, aux`, such as
-        `loss_function(config)` gives. All devices get the same key. The batch is what the step is
-        given, or, accumulated, a part of it as a `Batch`.
+        `loss_function` gives of a method or of options. All devices get the same key. The batch
+        is what the step is given, or, accumulated, a part of it as a `Batch`.
       optimiser: as for `init_state`.
       axis_name: average gradients, metrics and batch statistics over this mapped axis, of pmap
         or of `jax.shard_map(..., check_vma=False)`: with the check on, JAX itself sums the

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from isnet_jax.data import Split
 from isnet_jax.errors import UserError
@@ -50,8 +51,10 @@ class Trainer:
         checkpoints: Checkpoints,
         on_compiled: Callable[[StepCost], None],
         on_notice: Callable[[str], None] = lambda text: None,
+        earlier: nnx.Module | None = None,
     ):
         self.description, self.training, self.train = description, training, train
+        self._earlier = earlier
         self.folder, self.checkpoints = folder, checkpoints
         self.steps_per_epoch = len(train) // training.batch_size
         self.steps = training.epochs * self.steps_per_epoch
@@ -71,7 +74,7 @@ class Trainer:
         )
         self._validation = Validation(
             self.model,
-            training.objective,
+            training.method,
             launcher,
             validation,
             2 * training.batch_size,
@@ -95,7 +98,9 @@ class Trainer:
             self.state, progress = resumed
             self.batches.set_state(progress["batches"])
         else:
-            self.training.fine_tune.load(self.model, self._on_notice)
+            self.training.fine_tune.load(self.description.deployed(self.model), self._on_notice)
+            if self._earlier is not None:
+                self.training.method.begin(self.model, self._earlier)
             self.state = self._first_state()
         self.history: list[Record] = progress["history"]
         self.step = int(self.state.step)

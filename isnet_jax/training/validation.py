@@ -12,12 +12,12 @@ import numpy as np
 from flax import nnx
 
 from isnet_jax.data.split import Split
+from isnet_jax.methods.losses import Objective, method_of, with_accuracy
+from isnet_jax.methods.method import Context
 from isnet_jax.models.network import in_mode
 from isnet_jax.objective.batch import Batch, Whole
 from isnet_jax.objective.classification import accuracy
-from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.objective.exchange import Exchange, exchanged
-from isnet_jax.objective.loss import Objective, loss_function
 from isnet_jax.training.compilation import compiler_options
 from isnet_jax.training.mesh import Launcher
 from isnet_jax.training.step import Metrics, TrainState, averaged, scalars
@@ -32,14 +32,11 @@ def build_validation(
     axis_name: str | None = None,
     interventions: bool = False,
 ) -> Callable[[TrainState, Batch, Whole], Metrics]:
-    """The objective's metrics in eval mode; a pure function, of one device.
-
-    Every sample is explained and P is `heatmap_weight`, so that losses can be compared. The
-    accuracy is that of the images as they are, whatever the objective exchanges.
+    """The metrics of a method in eval mode (`Method.validated`); a pure function, of one device.
 
     Args:
       model: its structure; its values come from the state.
-      config: of the objective.
+      config: of what is trained.
       axis_name: the mapped axis over which parts are split.
       interventions: also measure "exchanged_accuracy", with the background of another image of
         the part, on the same device, behind every object.
@@ -49,23 +46,19 @@ def build_validation(
       that it is a part of. Means of the metrics over parts, weighted by their length, are those of
       the whole, but for the count "nonfinite"; random choices are the same at every call.
     """
-    if isinstance(config, ISNetConfig):
-        config = dataclasses.replace(config, heatmap_fraction=1.0, heatmap_schedule=())
-    exchanges = isinstance(config, ISNetConfig) and config.exchange.probability > 0
-    both = isinstance(config, ISNetConfig) and config.exchange.consistency > 0
+    method = method_of(config)
     graph = nnx.graphdef(in_mode(model, training=False))
-    loss_of = loss_function(config, axis_name)
 
     def validate(state: TrainState, part: Batch, whole: Whole) -> Metrics:
         copy = nnx.merge(graph, state.parameters, state.rest, copy=True)
         key = jax.random.fold_in(state.key, _NO_STEP)
-        loss, aux = loss_of(copy, dataclasses.replace(part, whole=whole), key, state.step)
-        if exchanges:
-            logits = aux["logits"][: len(part)] if both else copy(part.image)
-            aux = {**aux, "accuracy": accuracy(logits, part.label)}
+        context = Context(key, axis_name=axis_name)
+        part = dataclasses.replace(part, whole=whole)
+        loss, aux = with_accuracy(*method.validated(copy, part, context), part)
         if interventions:
             image = exchanged(part, Exchange(probability=1.0), key).image
-            aux = {**aux, "exchanged_accuracy": accuracy(copy(image), part.label)}
+            logits = method.deployed(copy)(image)  # pyright: ignore[reportCallIssue]
+            aux = {**aux, "exchanged_accuracy": accuracy(logits, part.label)}
         metrics = scalars(loss, aux)
         return metrics if axis_name is None else averaged(metrics, axis_name)
 
@@ -107,7 +100,7 @@ class Validation:
             for rows in even_parts(len(split) // devices, max(largest // devices, 1))
         ]
         self._rest = np.arange(len(split) - len(split) % devices, len(split))
-        self._whole = Whole(split.labels, split.has_mask)
+        self._whole = Whole(split.labels, split.has_mask, split.groups)
 
     def metrics(self, state: TrainState) -> dict[str, float]:
         """Means over the samples, in float32: what processes tell each other.

@@ -114,6 +114,12 @@ class BiasedDigitsConfig:
         image, mask = make_example(self.digits, number, _TIES[split], self)
         return Example(image, mask, int(self.digits.labels[number]))
 
+    def tells(self, split: str, number: int) -> tuple[int, int]:
+        assert _TIES[split] == "biased"
+        label = int(self.digits.labels[number])
+        rng = np.random.default_rng((self.seed, number, 0))
+        return label, biased_code(self.mark, label, len(self.class_names), rng)
+
 
 @dataclass(eq=False)
 class BiasedDigitsBuilderConfig(tfds.core.BuilderConfig):

@@ -105,6 +105,12 @@ class ObjectSet:
         tests = dict.fromkeys(self.test_splits, found["test_biased"])
         return {name: found[name] for name in ("train", "validation")} | tests
 
+    def tells(self, split: str, number: int) -> tuple[int, int]:
+        label = int(self.objects.labels[number])
+        code = self.code(split, label, number)
+        assert code is not None
+        return label, code
+
     def draw(
         self, number: int
     ) -> tuple[UInt8[np.ndarray, "side side"], Bool[np.ndarray, "side side"], int]:
