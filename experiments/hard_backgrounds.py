@@ -24,6 +24,7 @@ from rich.console import Console
 
 from isnet_jax import Classification, ISNetConfig
 from isnet_jax.commands.hard import load_data
+from isnet_jax.commands.logs import Logs
 from isnet_jax.commands.progress import TrainingDisplay
 from isnet_jax.data import Augmentation, Split
 from isnet_jax.data.hard import Coloured, Decoy, Lungs, MadeSet, ObjectSet, Textured
@@ -169,7 +170,7 @@ def trained(
         OBJECTIVES[name], OptimiserConfig(), experiment.epochs, 64, Augmentation(), seed
     )
     started = time.monotonic()
-    with TrainingDisplay(name, folder / "logs", splits["validation"], console) as display:
+    with TrainingDisplay(Logs(folder, name), splits["validation"], console) as display:
         network, history = fit(
             description, training, train, splits["validation"], folder / "network", display
         )

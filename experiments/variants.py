@@ -25,6 +25,7 @@ from rich.console import Console
 
 from isnet_jax import Classification, ISNetConfig
 from isnet_jax.commands import digits
+from isnet_jax.commands.logs import Logs
 from isnet_jax.commands.progress import TrainingDisplay
 from isnet_jax.data import Split
 from isnet_jax.evaluation.judge import Judged, judge
@@ -157,7 +158,7 @@ def trained(
     folder: Path,
     console: Console,
 ) -> Judged:
-    with TrainingDisplay(name, folder / "logs", splits["validation"], console) as display:
+    with TrainingDisplay(Logs(folder, name), splits["validation"], console) as display:
         network, _ = fit(
             description_of(splits["train"]),
             training,

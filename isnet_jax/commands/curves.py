@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,14 +53,13 @@ class Curves:
             if error is None:
                 raise
 
-    def scalar(self, name: str, value: float, step: int) -> None:
-        self._write(step, summary=summary.scalar(name, value))
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._write(step, summary=summary.scalar(name, value))
 
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """Pixels are (H, W, 3) uint8."""
+        """Pixels are (H, W, 3) uint8; what is waiting is written."""
         self._write(step, summary=summary.image(name, pixels, dataformats="HWC"))
-
-    def flush(self) -> None:
         self._writer.flush()
 
     def _write(self, step: int, **content: Any) -> None:

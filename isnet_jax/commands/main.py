@@ -161,8 +161,9 @@ def _train(arguments: list[str], console: Console) -> None:
         out = jobs[name](rest, console)
     for file in ("report.html", "metrics.json") if name != "segmenter" else ("metrics.json",):
         say(console, f"{file}: {(out / file).resolve()}")
-    logs = shlex.quote(str(out / "tensorboard"))
-    say(console, f"curves: tensorboard --logdir {logs}")
+    if (out / "tensorboard").exists():
+        logs = shlex.quote(str(out / "tensorboard"))
+        say(console, f"curves: tensorboard --logdir {logs}")
 
 
 def _train_own_data(arguments: list[str], console: Console) -> Path:

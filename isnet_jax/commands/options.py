@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import tyro
 
 from isnet_jax import models
+from isnet_jax.commands import logs
 from isnet_jax.data import Augmentation, Split
 from isnet_jax.errors import UserError
 from isnet_jax.methods import Method, Objective, named
@@ -122,6 +123,8 @@ class RunOptions(NetworkOptions):
       patience: end a training after so many epochs without a new best one; 0 never does.
       checkpoints: when they are written and how many are kept.
       profile_steps: first and last step, from 1, of which to write a profile into the run.
+      log: where curves and pictures go: TensorBoard's files in the run; and, if installed, Weights
+        & Biases (wandb) and MLflow.
       launch: how the step runs over devices.
       processes: of which this is one, for training over several hosts.
     """
@@ -130,6 +133,7 @@ class RunOptions(NetworkOptions):
     patience: int = 0
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     profile_steps: tuple[int, int] | None = None
+    log: tuple[logs.Kind, ...] = ("tensorboard",)
     launch: Annotated[MeshConfig, tyro.conf.arg(name="")] = field(default_factory=MeshConfig)
     processes: DistributedConfig = field(default_factory=DistributedConfig)
 

@@ -1,7 +1,9 @@
-"""What a person sees of a training: a progress bar in the terminal, curves in TensorBoard."""
+"""What a person sees of a training: a progress bar in the terminal, and curves in its logs."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from isnet_jax.commands.curves import Curves
+from isnet_jax.commands.logs import Log, Logs
 from isnet_jax.commands.terminal import say
 from isnet_jax.data import Split
 from isnet_jax.evaluation import highest_logit_relevance
@@ -70,30 +72,29 @@ class Unobserved:
 
 
 class TrainingDisplay:
-    """An observer of `fit`: progress bar, step rate, losses, and TensorBoard logs.
+    """An observer of `fit`: progress bar, step rate, losses, and logs.
 
     Use as a context manager.
 
     Args:
-      name: of the network.
-      logs: folder of TensorBoard's files.
-      samples: a few images for the pictures in TensorBoard.
+      logs: where the curves go.
+      samples: a few images for the pictures among them.
       draw: makes these of a network and a batch; heatmaps if left out.
     """
 
     def __init__(
         self,
-        name: str,
-        logs: Path,
+        logs: Logs,
         samples: Split,
         console: Console,
         draw: Callable[[nnx.Module, Any], np.ndarray] | None = None,
     ):
-        self.name, self.logs, self.samples, self.console = name, logs, samples, console
-        self._network, self._stage = name, []
+        self.name, self.logs, self.samples, self.console = logs.name, logs, samples, console
+        self._stage: list[str] = []
         self.draw = draw or self._heatmaps
         self.steps = 0
-        self.curves: Curves | None = None
+        self.opened: list[Log] = []
+        self.closing = contextlib.ExitStack()
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24 if console.width >= 100 else 8),
@@ -116,22 +117,21 @@ class TrainingDisplay:
         trace: TracebackType | None,
     ) -> None:
         self.bar.stop()
-        if self.curves is not None:
-            self.curves.__exit__(kind, error, trace)
+        self.closing.__exit__(kind, error, trace)
 
     def on_stage(self, name: str, folder: Path) -> None:
-        if self.curves is not None:
-            self.curves.__exit__(None, None, None)
-            self.curves = None
+        self.closing.close()
+        self.opened.clear()
         self._stage = [part for part in folder.parts if part == EARLIER]
-        self.name = f"{name} before {self._network}" if self._stage else self._network
+        self.name = f"{name} before {self.logs.name}" if self._stage else self.logs.name
 
     def on_start(self, step: int, steps: int) -> None:
         self.steps = steps
         if step == steps:
             return
-        # A run that was killed may have logged steps that are repeated now.
-        self.curves = Curves(self.logs.joinpath(*self._stage), purge_step=step + 1)
+        place = "/".join([self.logs.name, *self._stage])
+        for log in dataclasses.replace(self.logs, name=place).open(step):
+            self.opened.append(self.closing.enter_context(log))
         self.bar.start()
         self.task = self.bar.add_task(self.name, total=steps, completed=step, losses="compiling")
 
@@ -143,7 +143,6 @@ class TrainingDisplay:
 
     def on_step(self, step: int, metrics: Record | None) -> None:
         assert self.task is not None
-        assert self.curves is not None
         self.bar.update(self.task, completed=step)
         if metrics is not None:
             wide = self.console.width >= 100
@@ -152,27 +151,31 @@ class TrainingDisplay:
                 f"{short} {metrics[key]:.3f}" for key, short in shown.items() if key in metrics
             ]
             self.bar.update(self.task, losses="  ".join(parts))
-            for key, value in metrics.items():
-                self.curves.scalar(f"train/{key}", value, step)
+            self._log({f"train/{key}": value for key, value in metrics.items()}, step)
 
     def on_epoch(self, record: Record, model: Callable[[], nnx.Module]) -> None:
-        assert self.curves is not None
         step = int(record["step"])
-        for key, value in record.items():
-            if key.startswith("validation_"):
-                self.curves.scalar(key.replace("_", "/", 1), value, step)
-            elif key in TIMES:
-                self.curves.scalar(f"speed/{key}", value, step)
+        found = {
+            key.replace("_", "/", 1): value
+            for key, value in record.items()
+            if key.startswith("validation_")
+        }
+        found |= {f"speed/{key}": record[key] for key in TIMES if key in record}
+        self._log(found, step)
         if not self._stage:
-            batch = self.samples.batch(slice(0, 8))
-            self.curves.image("heatmaps", self.draw(model(), batch), step)
-        self.curves.flush()
+            picture = self.draw(model(), self.samples.batch(slice(0, 8)))
+            for log in self.opened:
+                log.image("heatmaps", picture, step)
         if not self.console.is_terminal:
             parts = "  ".join(
                 f"{key} {record[key]:.3f}"
                 for key in ("train_loss", "validation_loss", "validation_accuracy")
             )
             say(self.console, f"{self.name}: step {step}/{self.steps}  {parts}")
+
+    def _log(self, values: Record, step: int) -> None:
+        for log in self.opened:
+            log.scalars(values, step)
 
     def _heatmaps(self, model: nnx.Module, batch: Any) -> np.ndarray:
         relevance = highest_logit_relevance(model, batch["image"])

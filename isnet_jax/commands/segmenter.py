@@ -21,6 +21,7 @@ from rich.table import Table
 
 from isnet_jax.commands import run_folder, train
 from isnet_jax.commands.custom import known_by_content, known_of, require_splits, splits_of
+from isnet_jax.commands.logs import Logs, require
 from isnet_jax.commands.network import network_of_run
 from isnet_jax.commands.options import RunOptions
 from isnet_jax.commands.progress import TrainingDisplay, Unobserved
@@ -114,6 +115,7 @@ def run(job: SegmenterJob, console: Console) -> dict[str, Any]:
         found = read_json(job.out / _METRICS, _JUDGED_AGAIN)
         _show(found, console)
         return found
+    require(job.log)
     splits = first_then_all(functools.partial(splits_of, builder, console))
     description = job.description(splits["train"])
     _check(job, description, splits)
@@ -121,8 +123,8 @@ def run(job: SegmenterJob, console: Console) -> dict[str, Any]:
     del options["out"], options["processes"]
     first_then_all(lambda: run_folder.claim(job.out, settings, options, complete))
     with run_folder.lock(job.out) if is_first() else contextlib.nullcontext():
-        logs = job.out / "tensorboard"
-        display = TrainingDisplay(NAME, logs, splits["validation"], console, _grid)
+        logs = Logs(job.out, NAME, job.log, options)
+        display = TrainingDisplay(logs, splits["validation"], console, _grid)
         with display if is_first() else Unobserved() as observer:
             model, _ = fit(
                 description,

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from isnet_jax.commands import run_folder
 from isnet_jax.commands.finished import finished_metrics
+from isnet_jax.commands.logs import Logs, require
 from isnet_jax.commands.options import RunOptions, TrainingJob
 from isnet_jax.commands.progress import TrainingDisplay, Unobserved
 from isnet_jax.commands.terminal import say
@@ -67,7 +68,7 @@ def settings_of(job: RunOptions) -> dict[str, Any]:
     Raises:
       UserError: the weights to start from cannot be read.
     """
-    other = ("out", "data_dir", "processes", "checkpoints", "profile_steps")
+    other = ("out", "data_dir", "processes", "checkpoints", "profile_steps", "log")
     settings = {name: value for name, value in to_dict(job).items() if name not in other}
     del settings["launch"]["parallel"], settings["fine_tune"]["weights"]
     start = job.fine_tune.fingerprint()
@@ -133,6 +134,7 @@ def run(
         return finished
     if note := job.note:
         console.print(f"note: {note}", soft_wrap=True, highlight=False)
+    require(job.log)
     splits = first_then_all(load)
     description = job.description(splits["train"])
     _check_training(job, description, splits)
@@ -158,8 +160,8 @@ def _train_and_judge(
     networks, history = {}, {}
     for name in job.networks:
         started -= _seconds(job.out / name)  # What an interrupted call spent counts too.
-        logs = job.out / "tensorboard" / name
-        display = TrainingDisplay(name, logs, splits["validation"], console)
+        logs = Logs(job.out, name, job.log, to_dict(job))
+        display = TrainingDisplay(logs, splits["validation"], console)
         with display if is_first() else Unobserved() as observer:
             networks[name], history[name] = fit(
                 description,

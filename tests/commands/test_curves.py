@@ -45,7 +45,7 @@ def test_what_is_written(tmp_path: Path):
     grid = np.zeros((4, 6, 3), np.uint8)
     grid[0, 0] = 255, 128, 0
     with Curves(tmp_path / "logs", purge_step=6) as curves:
-        curves.scalar("train/loss", 0.5, 7)
+        curves.scalars({"train/loss": 0.5}, 7)
         curves.image("heatmaps", grid, 7)
     *_, start, scalar, image = events(tmp_path / "logs")
     assert (start.step, start.session_log.status) == (6, SessionLog.START)
@@ -60,8 +60,7 @@ def test_a_full_disk_is_an_error_of_the_caller(tmp_path: Path):
     def write() -> None:
         with Curves(tmp_path, purge_step=1) as curves:
             for step in range(100):
-                curves.scalar("train/loss", 0.5, step)
-                curves.flush()
+                curves.image("heatmaps", np.zeros((4, 6, 3), np.uint8), step)
 
     with full_disk(400), pytest.raises(OSError, match="File too large"):
         write()
@@ -70,7 +69,7 @@ def test_a_full_disk_is_an_error_of_the_caller(tmp_path: Path):
 def test_a_full_disk_does_not_hide_the_error_before_it(tmp_path: Path):
     def write() -> None:
         with Curves(tmp_path, purge_step=1) as curves:
-            curves.scalar("train/loss", 0.5, 1)
+            curves.scalars({"train/loss": 0.5}, 1)
             raise KeyError
 
     with full_disk(100), pytest.raises(KeyError):
