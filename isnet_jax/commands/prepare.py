@@ -26,11 +26,13 @@ from isnet_jax.data import (
 )
 from isnet_jax.data.custom.readers import Source
 from isnet_jax.data.custom.readers.choice import Label
-from isnet_jax.data.custom.readers.segmented import SegmentedSource
+from isnet_jax.data.custom.readers.commanded import ByCommand
+from isnet_jax.data.custom.readers.made_masks import BySegmenter, MaskedSource, MaskMaker
+from isnet_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class MasksBy:
+class MadeMasks:
     """Masks for images that have none.
 
     Attributes:
@@ -38,16 +40,39 @@ class MasksBy:
       mask_confidence: the least that such a mask is taken with, in [0, 1]: the expected overlap
         (IoU) with the true one, if the segmenter's probabilities hold. An image whose mask is not
         so sure counts as one without a mask.
+      masks_command: a command instead that makes the mask of an image, such as "tool {image}
+        {mask}"; called once for each image without a mask, without a shell. If it writes none,
+        the image counts as one without a mask.
+      mask_seconds: that the command may take for an image.
     """
 
     masks_by: Path | None = None
     mask_confidence: float = 0.7
+    masks_command: str | None = None
+    mask_seconds: float = 60.0
+
+    def maker(self) -> MaskMaker | None:
+        """What makes the masks, if something shall.
+
+        Raises:
+          UserError: two things shall, or it cannot.
+        """
+        if self.masks_by is not None and self.masks_command is not None:
+            raise UserError("--masks-by and --masks-command both make masks; expected one of them.")
+        if self.masks_command is not None:
+            return ByCommand(self.masks_command, self.mask_seconds)
+        if self.masks_by is None:
+            return None
+        from isnet_jax.commands.segmenter import Segmenter
+
+        segment = Segmenter(self.masks_by)
+        return BySegmenter(segment.digest, self.mask_confidence, segment)
 
 
 # Options of several groups, without the groups' names before them.
 _Options = Annotated[OwnDataConfig, tyro.conf.arg(name="")]
 _Pixels = Annotated[PixelRules, tyro.conf.arg(name="")]
-_Masks = Annotated[MasksBy, tyro.conf.arg(name="")]
+_Masks = Annotated[MadeMasks, tyro.conf.arg(name="")]
 _OUT = Path("datasets/own")
 SHOWN = 8
 
@@ -62,7 +87,7 @@ class Command(Protocol):
     def options(self) -> OwnDataConfig: ...
 
     @property
-    def masks(self) -> MasksBy: ...
+    def masks(self) -> MadeMasks: ...
 
     def source(self) -> Source: ...
 
@@ -85,7 +110,7 @@ class Folder:
     out: Path = _OUT
     options: _Options = field(default_factory=OwnDataConfig)
     pixels: _Pixels = field(default_factory=PixelRules)
-    masks: _Masks = field(default_factory=MasksBy)
+    masks: _Masks = field(default_factory=MadeMasks)
 
     def source(self) -> FolderSource:
         return FolderSource(self.folder, self.pixels)
@@ -113,7 +138,7 @@ class Csv:
     label_columns: tuple[str, ...] = ()
     options: _Options = field(default_factory=OwnDataConfig)
     pixels: _Pixels = field(default_factory=PixelRules)
-    masks: _Masks = field(default_factory=MasksBy)
+    masks: _Masks = field(default_factory=MadeMasks)
 
     def source(self) -> CsvSource:
         return CsvSource(self.table, self.images, self.label_columns, self.pixels)
@@ -144,7 +169,7 @@ class Coco:
     boxes: bool = False
     options: _Options = field(default_factory=OwnDataConfig)
     pixels: _Pixels = field(default_factory=PixelRules)
-    masks: _Masks = field(default_factory=MasksBy)
+    masks: _Masks = field(default_factory=MadeMasks)
 
     def source(self) -> CocoSource:
         return CocoSource(
@@ -178,7 +203,7 @@ class Voc:
     boxes: bool = False
     options: _Options = field(default_factory=OwnDataConfig)
     pixels: _Pixels = field(default_factory=PixelRules)
-    masks: _Masks = field(default_factory=MasksBy)
+    masks: _Masks = field(default_factory=MadeMasks)
 
     def source(self) -> VocSource:
         return VocSource(
@@ -216,7 +241,7 @@ class Tfds:
     imports: tuple[str, ...] = ()
     options: _Options = field(default_factory=OwnDataConfig)
     pixels: _Pixels = field(default_factory=PixelRules)
-    masks: _Masks = field(default_factory=MasksBy)
+    masks: _Masks = field(default_factory=MadeMasks)
 
     def source(self) -> TfdsSource:
         return TfdsSource(
@@ -269,17 +294,8 @@ def run(command: Command, console: Console) -> Prepared:
 
 
 def _source(command: Command) -> Source:
-    """The command's source, with masks by a segmenter if they are wanted."""
-    masks = command.masks
-    if masks.masks_by is None:
+    """The command's source, with masks that are made if they are wanted."""
+    maker = command.masks.maker()
+    if maker is None:
         return command.source()
-    from isnet_jax.commands.segmenter import MaskMaker
-
-    segment = MaskMaker(masks.masks_by)
-    return SegmentedSource(
-        source=command.source(),
-        segmenter=segment.digest,
-        confidence=masks.mask_confidence,
-        keep_unsure=command.options.allow_missing_masks,
-        segment=segment,
-    )
+    return MaskedSource(command.source(), maker, command.options.allow_missing_masks)

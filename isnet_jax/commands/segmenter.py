@@ -165,7 +165,7 @@ def judge(model: nnx.Module, splits: Splits) -> dict[str, Any]:
     return {short_name(name): overlaps(model, splits[name]) for name in test_sets(splits)}
 
 
-class MaskMaker:
+class Segmenter:
     """Draws masks with the segmenter of a run.
 
     Args:

@@ -10,7 +10,7 @@ import own_pictures as own
 import pytest
 
 from isnet_jax.commands.main import main
-from isnet_jax.commands.segmenter import MaskMaker
+from isnet_jax.commands.segmenter import Segmenter
 from isnet_jax.data import load_split, open_prepared
 from isnet_jax.data.custom.fitting import fitted, unpadded
 from isnet_jax.evaluation.segmentation import confidence
@@ -82,7 +82,7 @@ def test_masks_are_drawn_where_there_are_none(room: Path, tmp_path: Path, capsys
 
 def test_images_of_any_size_get_a_mask_of_theirs(room: Path, monkeypatch):
     """Here by a segmenter that takes what is bright."""
-    maker = MaskMaker(room / "run")
+    maker = Segmenter(room / "run")
     monkeypatch.setattr(
         "isnet_jax.commands.segmenter.foreground", lambda model, x, batch_size: x[..., :1]
     )

@@ -35,7 +35,7 @@ from isnet_jax.data.custom.check import (
 )
 from isnet_jax.data.custom.fingerprints import differences, fingerprints, require_form
 from isnet_jax.data.custom.readers import Contents, Listing, Rejected, Source
-from isnet_jax.data.custom.readers.segmented import SegmentedSource
+from isnet_jax.data.custom.readers.made_masks import MaskedSource
 from isnet_jax.data.digits.sources import quiet_tfds
 from isnet_jax.data.refine import opencv, refined
 from isnet_jax.errors import UserError, printable
@@ -268,9 +268,8 @@ def _converted(image: np.ndarray, dtype: Any, channels: int) -> np.ndarray:
 
 def _settings(source: Source, config: OwnDataConfig) -> dict[str, Any]:
     """All options that decide the content; not where the files are, and not `skip_bad`."""
-    if isinstance(source, SegmentedSource):
-        found = {"segmenter": source.segmenter, "mask_confidence": source.confidence}
-        return _settings(source.source, config) | found
+    if isinstance(source, MaskedSource):
+        return _settings(source.source, config) | source.maker.options
     typed: Any = source
     options = {"source": type(source).__name__, **asdict(typed), **asdict(config)}
     places = ("root", "table", "folder", "annotations", "skip_bad")
