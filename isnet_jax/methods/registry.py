@@ -15,6 +15,9 @@ _KNOWN = {
     "plain": ("plain", "Plain"),
     "isnet": ("isnet", "ISNet"),
     "swap": ("swap", "Swap"),
+    "rrr": ("rrr", "RRR"),
+    "gradient-input": ("gradient_input", "GradientInput"),
+    "r4": ("r4", "R4"),
 }
 _REGISTERED: dict[str, type[Method]] = {}
 
