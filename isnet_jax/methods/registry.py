@@ -17,7 +17,10 @@ _KNOWN = {
     "swap": ("swap", "Swap"),
     "rrr": ("rrr", "RRR"),
     "gradient-input": ("gradient_input", "GradientInput"),
+    "group-dro": ("group_dro", "GroupDRO"),
     "r4": ("r4", "R4"),
+    "jtt": ("jtt", "JTT"),
+    "dfr": ("dfr", "DFR"),
 }
 _REGISTERED: dict[str, type[Method]] = {}
 
