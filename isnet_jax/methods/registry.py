@@ -19,6 +19,8 @@ _KNOWN = {
     "gradient-input": ("gradient_input", "GradientInput"),
     "group-dro": ("group_dro", "GroupDRO"),
     "r4": ("r4", "R4"),
+    "teacher": ("teacher", "Teacher"),
+    "tea": ("tea", "TEA"),
     "jtt": ("jtt", "JTT"),
     "dfr": ("dfr", "DFR"),
 }
