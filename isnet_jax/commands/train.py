@@ -207,8 +207,16 @@ def _train_and_judge(
 def _seconds(folder: Path) -> float:
     """What the epochs of a network took so far, those of the stages before it included."""
     files = [path for path in folder.rglob("metrics.jsonl") if path.is_file()]
-    lines = [line for file in files for line in file.read_text().splitlines()]
-    return sum(json.loads(line)["seconds"] for line in lines)
+    lines = [line for file in files for line in file.read_text(errors="replace").splitlines()]
+    return sum(map(_seconds_in, lines))
+
+
+def _seconds_in(line: str) -> float:
+    """Of an epoch's record; 0 of a damaged one."""
+    try:
+        return float(json.loads(line)["seconds"])
+    except (ValueError, KeyError, TypeError):
+        return 0.0
 
 
 def measure_all(
