@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from flax import nnx
 from rich.console import Console
 from tensorflow_datasets.core import DatasetBuilder
 
@@ -22,6 +23,7 @@ from isnet_jax.data.custom.builder import MANIFEST
 from isnet_jax.data.custom.fingerprints import content
 from isnet_jax.data.custom.preparation import record_of
 from isnet_jax.errors import UserError, printable
+from isnet_jax.evaluation.judge import Splits
 from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.training import ModelDescription
 
@@ -60,7 +62,7 @@ class OwnDataJob(TrainingJob):
 
 @dataclasses.dataclass(frozen=True)
 class _Trained:
-    """What `evaluate` needs of a run's settings; content is the digest of the data's record."""
+    """What `opened` needs of a run's settings; content is the digest of the data's record."""
 
     data: Path
     content: str
@@ -108,13 +110,13 @@ def is_own(settings: dict[str, Any]) -> bool:
     return "content" in settings
 
 
-def evaluate_run(
+def opened(
     folder: Path, console: Console, other: Path | None = None
-) -> dict[str, train.Judged]:
-    """Judge the best networks of a run again.
+) -> tuple[dict[str, nnx.Module], Splits]:
+    """The best networks of a run, and data to judge them on.
 
     Args:
-      other: prepared data to judge on; None: those of the run, where they were.
+      other: these data; None: those of the run, where they were.
 
     Raises:
       UserError: the data are gone or others by now, or their classes or size are not those of the
@@ -143,9 +145,7 @@ def evaluate_run(
     _require_fit(descriptions[0], splits["train"], data)
     if not same:
         say(console, f"{data} is not what {folder} was trained on")
-    metrics = train.judge_all(dict(zip(names, networks, strict=True)), splits, console)
-    train.show(metrics, console)
-    return metrics
+    return dict(zip(names, networks, strict=True)), splits
 
 
 def require_splits(builder: DatasetBuilder) -> None:

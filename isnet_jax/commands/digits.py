@@ -8,6 +8,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
+from flax import nnx
 from rich.console import Console
 from rich.progress import Progress
 
@@ -16,6 +17,7 @@ from isnet_jax.commands.network import network_of_run
 from isnet_jax.commands.options import TrainingJob, networks_of, recommended
 from isnet_jax.data import SPLITS, BiasedDigitsConfig, Split, load_split, prepare
 from isnet_jax.data.drawn import with_training_groups
+from isnet_jax.evaluation.judge import Splits
 from isnet_jax.objective.config import ISNetConfig
 
 ConfigName = Literal["demo", "full"]
@@ -56,7 +58,7 @@ CONFIGS: dict[ConfigName, BiasedDigitsJob] = {
 
 @dataclasses.dataclass(frozen=True)
 class _Trained:
-    """What `evaluate` needs of a run's settings."""
+    """What is needed of a run's settings."""
 
     data: BiasedDigitsConfig
     method: str = "isnet"
@@ -77,8 +79,8 @@ def run(job: BiasedDigitsJob, console: Console) -> dict[str, Any]:
     return train.run(job, train.settings_of(job), load, console, {})
 
 
-def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, train.Judged]:
-    """Judge the best networks of a run again.
+def opened(folder: Path, data_dir: Path, console: Console) -> tuple[dict[str, nnx.Module], Splits]:
+    """The best networks of a run, and its data.
 
     Raises:
       UserError: no run there, or networks that are not trained yet.
@@ -86,10 +88,12 @@ def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, tr
     trained = run_folder.read_as(_Trained, folder)
     names = networks_of(trained.method, trained.plain_epochs)
     networks = {name: network_of_run(folder / name)[0] for name in names}
-    splits = load_data(trained.data, data_dir, console)
-    metrics = train.judge_all(networks, splits, console)
-    train.show(metrics, console)
-    return metrics
+    return networks, load_data(trained.data, data_dir, console)
+
+
+def data_of(folder: Path) -> BiasedDigitsConfig:
+    """What the data of a run are."""
+    return run_folder.read_as(_Trained, folder).data
 
 
 def load_data(config: BiasedDigitsConfig, data_dir: Path, console: Console) -> dict[str, Split]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from isnet_jax.errors import UserError, printable
+from isnet_jax.evaluation.comparison import Comparison
 from isnet_jax.evaluation.interventions import MEASURED
+from isnet_jax.evaluation.judge import EXPLAINED
+from isnet_jax.evaluation.statistics import Statistics
 from isnet_jax.training.serial import read_json, record_of, require_intact
 
 _JUDGED_AGAIN = "The networks are judged again."
@@ -21,8 +25,16 @@ Judged = dict[str, float | dict[str, float] | None]
 
 
 @dataclasses.dataclass(frozen=True)
+class _Nested:
+    """What was judged of a network and is no number; earlier versions had neither."""
+
+    statistics: dict[str, Statistics | None] = field(default_factory=dict)
+    explanations: dict[str, float | None] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Metrics:
-    """What metrics.json holds, and the judged networks by name."""
+    """What metrics.json holds, and the judged networks by name, without what is `_Nested` there."""
 
     networks: dict[str, Judged]
     seconds: float
@@ -31,6 +43,7 @@ class Metrics:
     machine: str
     version: str
     command: str
+    comparisons: dict[str, dict[str, Comparison | None]] = field(default_factory=dict)
 
 
 def finished_metrics(
@@ -54,13 +67,16 @@ def finished_metrics(
 
 
 def _check(found: Any, networks: Sequence[str], file: Path) -> None:
+    nested: dict[str, _Nested] = {}
     if isinstance(found, dict):
         names = {field.name for field in dataclasses.fields(Metrics)}
         if networks[-1] not in found:
             raise UserError(f"{printable(file)}: the file lacks {networks[-1]}. {_JUDGED_AGAIN}")
         judged = {name: found.get(name, {}) for name in networks}
         found = {name: value for name, value in found.items() if name in names}
-        found["networks"] = judged
+        parted = {name: _parted(values, file) for name, values in judged.items()}
+        found["networks"] = {name: numbers for name, (_, numbers) in parted.items()}
+        nested = {name: inner for name, (inner, _) in parted.items()}
     metrics = record_of(Metrics, found, file, _JUDGED_AGAIN)
     judged = metrics.networks
     columns = {column for values in judged.values() for column in values} - {_CHANGES}
@@ -72,6 +88,11 @@ def _check(found: Any, networks: Sequence[str], file: Path) -> None:
             wrong += [f"{_CHANGES}.{key}" for key in MEASURED if key not in changes]
         elif changes is not None:
             wrong.append(_CHANGES)
+        more = nested.get(name, _Nested())
+        if more.explanations is not None and set(more.explanations) != set(EXPLAINED):
+            wrong.append("explanations")
+        if more.statistics and set(more.statistics) != columns - _OF_NO_TEST_SET:
+            wrong.append("statistics")
         if not columns - _OF_NO_TEST_SET:
             wrong.append("accuracy")
         if name not in metrics.training_seconds:
@@ -79,3 +100,13 @@ def _check(found: Any, networks: Sequence[str], file: Path) -> None:
         if wrong:
             lacking = ", ".join(sorted(wrong))
             raise UserError(f"{printable(file)}: {name} has no whole {lacking}. {_JUDGED_AGAIN}")
+
+
+def _parted(judged: Any, file: Path) -> tuple[_Nested, Any]:
+    """What is `_Nested`, and the rest."""
+    if not isinstance(judged, dict):
+        return _Nested(), judged
+    inside = {field.name for field in dataclasses.fields(_Nested)}
+    inner = {name: value for name, value in judged.items() if name in inside}
+    rest = {name: value for name, value in judged.items() if name not in inside}
+    return record_of(_Nested, inner, file, _JUDGED_AGAIN), rest

@@ -8,6 +8,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from flax import nnx
 from rich.console import Console
 from rich.progress import Progress
 
@@ -17,6 +18,7 @@ from isnet_jax.commands.options import TrainingJob, networks_of
 from isnet_jax.data import Split, load_split
 from isnet_jax.data.drawn import with_training_groups
 from isnet_jax.data.hard import Coloured, Decoy, Lungs, MadeSet, Textured, prepare_made
+from isnet_jax.evaluation.judge import Splits
 from isnet_jax.training.serial import from_dict
 
 _LEAD = (
@@ -104,7 +106,7 @@ JOBS: dict[str, type[HardJob]] = {
 
 @dataclasses.dataclass(frozen=True)
 class _Trained:
-    """What `evaluate` needs of a run's settings."""
+    """What is needed of a run's settings."""
 
     kind: str
     data: Any
@@ -132,21 +134,24 @@ def is_hard(settings: dict[str, Any]) -> bool:
     return str(settings.get("kind")) in JOBS
 
 
-def evaluate_run(folder: Path, data_dir: Path, console: Console) -> dict[str, train.Judged]:
-    """Judge the best networks of a run again.
+def opened(folder: Path, data_dir: Path, console: Console) -> tuple[dict[str, nnx.Module], Splits]:
+    """The best networks of a run, and its data.
 
     Raises:
       UserError: no run there, or networks that are not trained yet.
     """
     trained = run_folder.read_as(_Trained, folder)
-    options = {field.name: field for field in dataclasses.fields(JOBS[trained.kind])}
-    factory: Any = options["data"].default_factory
-    made: MadeSet = from_dict(factory, trained.data, str(folder / run_folder.RUN_FILE))
     names = networks_of(trained.method, trained.plain_epochs)
     networks = {name: network_of_run(folder / name)[0] for name in names}
-    metrics = train.judge_all(networks, load_data(made, data_dir, console), console)
-    train.show(metrics, console)
-    return metrics
+    return networks, load_data(data_of(folder), data_dir, console)
+
+
+def data_of(folder: Path) -> MadeSet:
+    """What the data of a run are."""
+    trained = run_folder.read_as(_Trained, folder)
+    options = {field.name: field for field in dataclasses.fields(JOBS[trained.kind])}
+    factory: Any = options["data"].default_factory
+    return from_dict(factory, trained.data, str(folder / run_folder.RUN_FILE))
 
 
 def load_data(made: MadeSet, data_dir: Path, console: Console) -> dict[str, Split]:

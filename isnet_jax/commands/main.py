@@ -36,6 +36,7 @@ commands:
   train own-data        train an ISNet on data that `prepare` has made
   train segmenter       train a network that draws masks, for `prepare --masks-by`
   evaluate              judge the networks of a run on its test sets again
+  compare               two networks on the same test images, with tests
   predict               classes of image files, as a table
   export                a trained network for other programs, with a model card
   explain               draw the heatmaps of a network for image files
@@ -120,6 +121,7 @@ def _dispatch(arguments: list[str], console: Console) -> None:
         "prepare": _prepare,
         "train": _train,
         "evaluate": _evaluate,
+        "compare": _compare,
         "predict": _predict,
         "export": _export,
         "explain": _explain,
@@ -319,6 +321,13 @@ def _evaluate(arguments: list[str], console: Console) -> None:
 
     _prepare_jax()
     evaluate.run(_parse(evaluate.Evaluate, arguments, "isnet-jax evaluate"), console)
+
+
+def _compare(arguments: list[str], console: Console) -> None:
+    from isnet_jax.commands import compare
+
+    _prepare_jax()
+    compare.run(_parse(compare.Compare, arguments, "isnet-jax compare"), console)
 
 
 def _predict(arguments: list[str], console: Console) -> None:

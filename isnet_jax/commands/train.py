@@ -19,25 +19,24 @@ import numpy as np
 import optax
 from flax import nnx
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from isnet_jax.commands import run_folder
 from isnet_jax.commands.finished import finished_metrics
 from isnet_jax.commands.logs import Logs, require
 from isnet_jax.commands.options import RunOptions, TrainingJob
 from isnet_jax.commands.progress import TrainingDisplay, Unobserved
+from isnet_jax.commands.results import show
 from isnet_jax.commands.terminal import say
 from isnet_jax.data import Split
-from isnet_jax.errors import Terminated, UserError, printable
+from isnet_jax.errors import Terminated, UserError
 from isnet_jax.evaluation import highest_logit_relevance, predict
 from isnet_jax.evaluation.decisions import confusion, rocs
-from isnet_jax.evaluation.interventions import BACKGROUNDS, heatmap_warning
+from isnet_jax.evaluation.interventions import heatmap_warning
 from isnet_jax.evaluation.judge import (
-    Judged,
     Measured,
     Splits,
     annotated,
+    compare_all,
     measure,
     short_name,
     test_sets,
@@ -172,8 +171,7 @@ def _train_and_judge(
                 observer,
             )
     measured = measure_all(networks, splits, console)
-    metrics: dict[str, Any] = {name: found.judged for name, found in measured.items()}
-    metrics |= {
+    metrics = _summary(measured, splits) | {
         "images": {name: len(split) for name, split in splits.items()},
         "seconds": round(time.monotonic() - started, 1),
         "training_seconds": {name: round(_seconds(job.out / name), 1) for name in networks},
@@ -195,7 +193,7 @@ def _train_and_judge(
             samples(networks, splits, first_of_each_class(first)),
             options,
             warnings=warnings,
-            decisions=decisions(measured, first),
+            decisions=decisions(measured, splits),
             highest=samples(networks, splits, annotated(first)[np.argsort(-outside)][:_HIGHEST]),
             **words,
         )
@@ -229,19 +227,25 @@ def measure_all(
 
 def judge_all(
     networks: Mapping[str, nnx.Module], splits: Splits, console: Console
-) -> dict[str, Judged]:
-    """The summaries of `measure_all`."""
-    return {name: found.judged for name, found in measure_all(networks, splits, console).items()}
+) -> dict[str, Any]:
+    """What metrics.json holds of the networks: what each is worth, and their comparisons."""
+    return _summary(measure_all(networks, splits, console), splits)
 
 
-def decisions(measured: Mapping[str, Measured], test: Split) -> Decisions:
-    """What the networks decide on a test set, as the report shows it."""
-    labels = test.labels
-    matrices = None
+def _summary(measured: Mapping[str, Measured], splits: Splits) -> dict[str, Any]:
+    judged: dict[str, Any] = {name: found.judged for name, found in measured.items()}
+    return judged | {"comparisons": compare_all(measured, splits)}
+
+
+def decisions(measured: Mapping[str, Measured], splits: Splits) -> Decisions:
+    """What the networks decide on the first test set, as the report shows it."""
+    first = test_sets(splits)[0]
+    labels, matrices = splits[first].labels, None
+    logits = {name: found.logits[short_name(first)] for name, found in measured.items()}
     if labels.ndim == 1:
-        matrices = {name: confusion(found.logits, labels) for name, found in measured.items()}
-    curves = {name: rocs(found.logits, labels) for name, found in measured.items()}
-    return Decisions(test.class_names, matrices, curves)
+        matrices = {name: confusion(given, labels) for name, given in logits.items()}
+    curves = {name: rocs(given, labels) for name, given in logits.items()}
+    return Decisions(splits[first].class_names, matrices, curves)
 
 
 def first_of_each_class(split: Split, per_class: int = 2) -> np.ndarray:
@@ -282,49 +286,6 @@ def samples(networks: Mapping[str, nnx.Module], splits: Splits, indices: np.ndar
         predictions=each(lambda network, x: predict(network, x).argmax(1)),
         confidences=each(lambda network, x: _confidence(predict(network, x), first.labels.ndim)),
     )
-
-
-def show(metrics: Mapping[str, Any], console: Console) -> None:
-    """Print what the networks are worth, and a warning where heatmaps deceive."""
-    judged = {
-        name: found
-        for name, found in metrics.items()
-        if isinstance(found, Mapping) and "background_relevance" in found
-    }
-    table = Table(title="accuracy on the test sets, and relevance on the background")
-    table.add_column("")
-    columns = [name for name in next(iter(judged.values())) if name != "interventions"]
-    for column in columns:
-        table.add_column(escape(printable(column.replace("_", " "))), justify="right")
-    for name, found in judged.items():
-        table.add_row(name, *(_percent(found[column]) for column in columns))
-    console.print(table)
-    changes = {name: found.get("interventions") or {} for name, found in judged.items()}
-    if all(changes.values()):
-        console.print(_interventions_table(changes))
-    for name, found in judged.items():
-        if said := heatmap_warning(found):
-            console.print(f"[bold yellow]warning:[/] {name}: {said}", highlight=False)
-
-
-def _interventions_table(changes: Mapping[str, Mapping[str, float]]) -> Table:
-    table = Table(title="accuracy, and predictions that stay, with changed images")
-    table.add_column("")
-    for name in changes:
-        table.add_column(name, justify="right")
-    for background in BACKGROUNDS:
-        cells = (
-            f"{_percent(found[f'background_{background}'])}, "
-            f"{_percent(found[f'agreement_{background}'])} stay"
-            for found in changes.values()
-        )
-        table.add_row(f"background {background}", *cells)
-    table.add_row("object removed", *(_percent(f["object_removed"]) for f in changes.values()))
-    return table
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _confidence(logits: np.ndarray, label_axes: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How much of a classifier's relevance lies on the background."""
+"""Where a classifier's relevance lies: on the object, or on the background."""
 
 from __future__ import annotations
 
@@ -88,3 +88,36 @@ def background_shares(
     total = magnitude.sum((1, 2, 3))
     outside = (magnitude * (masks < 0.5)).sum((1, 2, 3))
     return outside / np.where(total > 0, total, 1)
+
+
+def relevance_mass(
+    relevance: Float[np.ndarray, "n h w c"], masks: Float[np.ndarray, "n h w 1"]
+) -> Float[np.ndarray, " n"]:
+    """Of each sample the share of positive relevance on the object, in [0, 1].
+
+    Relevance mass accuracy (Arras, Osman and Samek, Information Fusion 81:14, 2022), with channels
+    summed and negative pixels left out. NaN without positive relevance or without an object.
+    """
+    positive = np.maximum(relevance.astype(np.float64).sum(3, keepdims=True), 0)
+    total, objects = positive.sum((1, 2, 3)), masks >= 0.5
+    known = (total > 0) & objects.any((1, 2, 3))
+    inside = (positive * objects).sum((1, 2, 3))
+    return np.where(known, inside / np.where(total > 0, total, 1), np.nan)
+
+
+def relevance_rank(
+    relevance: Float[np.ndarray, "n h w c"], masks: Float[np.ndarray, "n h w 1"]
+) -> Float[np.ndarray, " n"]:
+    """Of each sample the share of the k most relevant pixels on the object, in [0, 1].
+
+    Relevance rank accuracy (see `relevance_mass`), with channels summed; k is the number of the
+    object's pixels. NaN where all pixels are alike or there is no object.
+    """
+    pixels = relevance.astype(np.float64).sum(3).reshape(len(relevance), -1)
+    objects = (masks >= 0.5).reshape(len(masks), -1)
+    found = np.full(len(pixels), np.nan)
+    for number, (values, inside) in enumerate(zip(pixels, objects, strict=True)):
+        if inside.any() and np.ptp(values) > 0:
+            highest = np.argsort(-values, kind="stable")[: inside.sum()]
+            found[number] = inside[highest].mean()
+    return found

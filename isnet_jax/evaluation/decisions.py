@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+Labels = Int[np.ndarray, " n"] | Float[np.ndarray, "n classes"]
+"""Classes, or for multi-label data 0 or 1 for each class."""
+
 
 class Roc(NamedTuple):
     """A receiver operating characteristic, from (0, 0) to (1, 1), and the area below it."""
@@ -25,6 +28,37 @@ def confusion(
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
+def decided(
+    logits: Float[np.ndarray, "n classes"], label_axes: int
+) -> Bool[np.ndarray, "n classes"]:
+    """The classes that each sample is taken for: of the highest logit; multi-label, above 0."""
+    if label_axes == 2:
+        return logits > 0
+    return logits.argmax(1)[:, None] == np.arange(logits.shape[1])
+
+
+def true(labels: Labels, classes: int) -> Bool[np.ndarray, "n classes"]:
+    """The classes that each sample is of."""
+    return labels > 0.5 if labels.ndim == 2 else labels[:, None] == np.arange(classes)
+
+
+def log_odds(
+    logits: Float[np.ndarray, "n classes"], label_axes: int
+) -> Float[np.ndarray, "n classes"]:
+    """Of each class against all others, in float64; multi-label, the logits themselves.
+
+    They rank samples as the class's probability does, but do not saturate.
+    """
+    wide = logits.astype(np.float64)
+    if label_axes == 2:
+        return wide
+    none = np.full((len(wide), 1), -np.inf)
+    upto, behind = (np.logaddexp.accumulate(each, 1) for each in (wide, wide[:, ::-1]))
+    before = np.concatenate([none, upto[:, :-1]], 1)
+    after = np.concatenate([none, behind[:, :-1]], 1)[:, ::-1]
+    return wide - np.logaddexp(before, after)  # Nothing is subtracted that was added.
+
+
 def roc(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> Roc | None:
     """The curve over all thresholds; None unless there are samples of both kinds.
 
@@ -40,21 +74,13 @@ def roc(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> Ro
     return Roc(misses, hits, float(np.trapezoid(hits, misses)))
 
 
-def rocs(
-    logits: Float[np.ndarray, "n classes"],
-    labels: Int[np.ndarray, " n"] | Float[np.ndarray, "n classes"],
-) -> dict[int, Roc]:
-    """The curve of each class against all others, of its probability; of two classes the second's.
+def rocs(logits: Float[np.ndarray, "n classes"], labels: Labels) -> dict[int, Roc]:
+    """The curve of each class against all others, by its probability; of two classes the second's.
 
     Multi-label data have one for each class. Classes without samples on both sides have none.
     """
     classes = logits.shape[1]
-    if labels.ndim == 2:
-        scores, truth = logits, labels > 0.5
-    else:
-        wide = logits.astype(np.float64)
-        scores = wide - np.logaddexp.reduce(wide, axis=1, keepdims=True)
-        truth = labels[:, None] == np.arange(classes)
+    scores, truth = log_odds(logits, labels.ndim), true(labels, classes)
     chosen = [1] if labels.ndim == 1 and classes == 2 else range(classes)
-    curves = {code: roc(np.asarray(scores[:, code]), truth[:, code]) for code in chosen}
+    curves = {code: roc(scores[:, code], truth[:, code]) for code in chosen}
     return {code: curve for code, curve in curves.items() if curve is not None}

@@ -5,13 +5,12 @@ After Mitchell et al., Model Cards for Model Reporting (FAT* 2019).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from isnet_jax.report.html import MISSING, NO_TEST_SETS, network_title, percent, to_number
+from isnet_jax.report.statistics import MEASURES, between, interval
 
-_Z = 1.959964  # of 95 %
 _USE = """```python
 import jax
 import numpy as np
@@ -48,7 +47,7 @@ def model_card(
             *_network(name, description, multi_label, reading),
             *_data(description, settings, metrics),
             *_training(name, settings),
-            *_worth(name, metrics, multi_label),
+            *_worth(name, metrics),
             *_limits(name, metrics, multi_label),
         ]
     ) + "\n"  # fmt: skip
@@ -113,31 +112,38 @@ def _training(name: str, settings: Mapping[str, Any]) -> Iterator[str]:
     yield _table(("option", "value"), ((key, _words(value)) for key, value in chosen.items()))
 
 
-def _worth(name: str, metrics: Mapping[str, Any], multi_label: bool) -> Iterator[str]:
+def _worth(name: str, metrics: Mapping[str, Any]) -> Iterator[str]:
     yield "## What it is worth"
     judged = metrics.get(name)
     if not judged:
         yield "Not measured: the run was not finished."
         return
-    counts = metrics.get("images", {})
+    tests = [key for key in judged if key not in NO_TEST_SETS]
+    found = {test: (judged.get("statistics") or {}).get(test) for test in tests}
+    known = {test: of for test, of in found.items() if of}
     rows = []
-    for test_set, value in judged.items():
-        if test_set in NO_TEST_SETS:
-            continue
-        count = counts.get(test_set, counts.get(f"test_{test_set}"))
-        interval = MISSING
-        if count and not multi_label:
-            interval = " to ".join(map(percent, wilson_interval(value, count)))
-        rows.append((test_set, percent(value), interval))
+    for test in tests:
+        bounds = known[test]["accuracy"] if test in known else {"low": None, "high": None}
+        rows.append((test, percent(judged[test]), between(bounds) or MISSING))
     yield _table(("accuracy on the test set", "", "95 % interval"), rows)
-    if not multi_label and counts:
-        yield "The intervals are Wilson's, for independent images like those of the test set."
+    if known:
+        rows = [
+            (words, *(interval(of[key]) for of in known.values()))
+            for key, words in MEASURES.items()
+            if key != "accuracy"
+        ]
+        yield _table(("on the test set", *known), rows)
+        yield (
+            "Intervals are of 95 %, for independent images like those of the test set: of accuracy "
+            "Wilson's, of F1 Bayesian, of AUC DeLong's."
+        )
     more = [
         ("worst class in any test set", percent(to_number(judged.get("worst_group")))),
         ("relevance on the background", percent(to_number(judged.get("background_relevance")))),
     ]
-    for key, value in (judged.get("interventions") or {}).items():
-        more.append((key.replace("_", " "), percent(value)))
+    for key in ("interventions", "explanations"):
+        for measure, value in (judged.get(key) or {}).items():
+            more.append((measure.replace("_", " "), percent(to_number(value))))
     yield _table(("on the test images", ""), more)
 
 
@@ -163,14 +169,6 @@ def _limits(name: str, metrics: Mapping[str, Any], multi_label: bool) -> Iterato
         "there: the interventions say more."
     )
     yield "\n".join(f"- {text}" for text in found)
-
-
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a probability (JASA 1927), from a share of `count` trials."""
-    spread = _Z**2 / count
-    middle = (share + spread / 2) / (1 + spread)
-    half = _Z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def _table(head: tuple[str, ...], rows: Any) -> str:

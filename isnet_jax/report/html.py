@@ -14,7 +14,9 @@ TEST_SETS = {
     "confounding": "the mark of another class",
 }
 # What metrics hold of a network beside its accuracy on test sets.
-NO_TEST_SETS = ("worst_group", "background_relevance", "interventions")
+NO_TEST_SETS = (
+    "worst_group", "background_relevance", "interventions", "explanations", "statistics",
+)  # fmt: skip
 MISSING = "\N{EN DASH}"
 
 

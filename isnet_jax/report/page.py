@@ -35,6 +35,7 @@ from isnet_jax.report.html import (
 )
 from isnet_jax.report.pictures import examples_section, heatmaps_section, highest_section
 from isnet_jax.report.samples import Samples
+from isnet_jax.report.statistics import statistics_section
 
 _LEAD = (
     "A classifier learns whatever helps on its training images. Here the training images carry a "
@@ -74,8 +75,9 @@ def write_report(
         metrics: as in metrics.json. "plain", "isnet" and the names of other methods map to
             accuracies in [0, 1] by test set, such as "biased", "unbiased", "confounding", to
             "worst_group" and "background_relevance" (fractions in [0, 1]) and to "interventions",
-            see `isnet_jax.evaluation`; "command", "seconds", "machine", "date", "version" and
-            any other entry are listed as facts of the run. What is missing is shown as a dash.
+            "explanations" and "statistics", see `isnet_jax.evaluation`; "comparisons" are of the
+            method with the others; "command", "seconds", "machine", "date", "version" and any
+            other entry are listed as facts of the run. What is missing is shown as a dash.
         history: network -> one mapping per epoch, with "epoch" and any of "train_loss",
             "classification", "heatmap", "validation_accuracy" and "validation_loss". Missing and
             NaN values leave a gap in the curves.
@@ -98,7 +100,7 @@ def write_report(
     facts = {
         "duration" if k == "seconds" else k: v
         for k, v in metrics.items()
-        if k not in networks and k != "command"
+        if k not in networks and k not in ("command", "comparisons")
     }
     version = metrics.get("version")
     template = resources.files("isnet_jax.report").joinpath("template.html")
@@ -112,7 +114,8 @@ def write_report(
         warnings="".join(_warning(name, text) for name, text in (warnings or {}).items()),
         examples=examples_section(samples),
         heatmaps=heatmaps_section(samples) + (highest_section(highest) if highest else ""),
-        decisions=decisions_section(decisions) if decisions else "",
+        decisions=(decisions_section(decisions) if decisions else "")
+        + statistics_section(metrics, networks),
         curves=curves_section(history),
         facts=facts_table(facts) if facts else "",
         command=_command(metrics.get("command")),

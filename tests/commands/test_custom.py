@@ -62,9 +62,13 @@ def test_both_networks_are_judged_on_the_test_set(finished: Path):
     metrics = json.loads((finished / "metrics.json").read_text())
     for name in ("plain", "isnet"):
         judged = dict(metrics[name])
-        interventions = judged.pop("interventions")
+        statistics = judged.pop("statistics")["test"]
+        interventions = judged.pop("interventions") | judged.pop("explanations")
         assert set(judged) == {"test", "worst_group", "background_relevance"}
         assert all(0 <= value <= 1 for value in (*judged.values(), *interventions.values()))
+        assert statistics["accuracy"]["value"] == judged["test"]
+        assert set(statistics["classes"]) == {"cat", "dog"}
+    assert set(metrics["comparisons"]["plain"]["test"]["classes"]) == {"cat", "dog"}
     assert (finished / "isnet" / "best").is_dir()
 
 
@@ -99,7 +103,7 @@ def test_other_data_are_noticed(finished: Path, prepared: Path):
     record.write_text(before.replace('"fit": "crop"', '"fit": "stretch"'))
     try:
         with pytest.raises(UserError, match="was prepared anew since"):
-            custom.evaluate_run(finished, Console(quiet=True))
+            custom.opened(finished, Console(quiet=True))
         with pytest.raises(SystemExit):
             run("train", "own-data", prepared, "--out", finished, "--plain-epochs", 1, *SMALL)
     finally:
@@ -124,7 +128,8 @@ def test_multi_label_data_of_which_some_have_no_mask(tmp_path: Path):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert "plain" not in metrics
     judged = dict(metrics["isnet"])
-    interventions = judged.pop("interventions")
+    assert judged.pop("statistics")["test"]["auc_pairs"] is None
+    interventions = judged.pop("interventions") | judged.pop("explanations")
     assert all(0 <= value <= 1 for value in (*judged.values(), *interventions.values()))
 
 

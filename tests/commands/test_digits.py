@@ -50,11 +50,15 @@ def test_metrics(finished: Path):
     metrics = json.loads((finished / "metrics.json").read_text())
     for network in ("plain", "isnet"):
         judged = dict(metrics[network])
-        interventions = judged.pop("interventions")
+        statistics = judged.pop("statistics")
+        interventions = judged.pop("interventions") | judged.pop("explanations")
         assert set(judged) == {
             "biased", "unbiased", "confounding", "worst_group", "background_relevance",
         }  # fmt: skip
         assert all(0 <= value <= 1 for value in (*judged.values(), *interventions.values()))
+        assert {name: of["accuracy"]["value"] for name, of in statistics.items()} == {
+            name: judged[name] for name in ("biased", "unbiased", "confounding")
+        }
     assert metrics["seconds"] >= sum(metrics["training_seconds"].values()) > 0
     assert {"date", "machine", "version", "command"} <= set(metrics)
 
@@ -127,6 +131,49 @@ def test_evaluate(finished: Path, data_dir: Path, capsys):
     metrics = json.loads((finished / "metrics.json").read_text())
     shown = capsys.readouterr().out
     assert f"{100 * metrics['isnet']['biased']:.1f} %" in shown
+
+
+def compared(*arguments: object) -> None:
+    main(["compare", *map(str, arguments)])
+
+
+def test_two_networks_are_compared(finished: Path, data_dir: Path, tmp_path: Path, capsys):
+    """As `train` compared them, and from the other side."""
+    plain, isnet, out = finished / "plain", finished / "isnet", tmp_path / "numbers.json"
+    compared(finished, "--against", plain, "--data-dir", data_dir, "--out", out)
+    assert "differences, with 95 % intervals" in capsys.readouterr().out
+    found = json.loads(out.read_text())["test_sets"]
+    assert found == json.loads((finished / "metrics.json").read_text())["comparisons"]["plain"]
+    compared(plain, "--against", isnet, "--data-dir", data_dir, "--out", out)
+    other = json.loads(out.read_text())["test_sets"]["unbiased"]["auc"]
+    assert other["value"] == pytest.approx(-found["unbiased"]["auc"]["value"])
+    assert other["p"] == pytest.approx(found["unbiased"]["auc"]["p"])
+
+
+def test_several_runs_are_compared_over_their_seeds(
+    finished: Path, data_dir: Path, tmp_path: Path, capsys
+):
+    out = tmp_path / "numbers.json"
+    sides = (finished, finished, "--against", finished / "plain", finished / "plain")
+    compared(*sides, "--data-dir", data_dir, "--out", out)
+    assert "means over seeds" in capsys.readouterr().out
+    found = json.loads(out.read_text())["test_sets"]["biased"]["accuracy"]
+    metrics = json.loads((finished / "metrics.json").read_text())
+    expected = metrics["isnet"]["biased"] - metrics["plain"]["biased"]
+    assert found["difference"] == pytest.approx(dict.fromkeys(found["difference"], expected))
+
+
+def test_runs_on_other_data_are_not_compared(
+    finished: Path, data_dir: Path, tmp_path: Path, capsys
+):
+    other = Path(shutil.copytree(finished, tmp_path / "other"))
+    record = json.loads((other / "run.json").read_text())
+    del record["checksum"]
+    record["settings"]["data"]["limit"] = 100
+    (other / "run.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit, match="2"):
+        compared(finished, "--against", other, "--data-dir", data_dir)
+    assert "was trained on other data than" in capsys.readouterr().err
 
 
 @pytest.fixture

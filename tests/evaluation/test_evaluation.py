@@ -8,7 +8,7 @@ from tiny_training import SMALL, split
 
 from isnet_jax import lrp
 from isnet_jax.evaluation import accuracy, background_share, highest_logit_relevance, predict
-from isnet_jax.evaluation.background import JUDGE
+from isnet_jax.evaluation.background import JUDGE, relevance_mass, relevance_rank
 from isnet_jax.evaluation.predict import chunks
 
 
@@ -55,6 +55,19 @@ def test_background_share():
     relevance[0, 1, 1] = 0, 0, -2
     relevance[1, 1, 0] = 1  # All on the background; the third sample has none at all.
     assert background_share(relevance, masks) == pytest.approx((0.25 + 1 + 0) / 3)
+
+
+def test_relevance_mass_and_rank():
+    masks = np.zeros((4, 2, 2, 1), np.float32)
+    masks[:3, 0] = 1
+    relevance = np.zeros((4, 2, 2, 3), np.float32)
+    relevance[0, 0, 0] = 3, -1, 1  # Channels cancel; the pixel has 3.
+    relevance[0, 0, 1] = -5  # Negative pixels do not count, but are the last.
+    relevance[0, 1, 1] = 1, 0, 0
+    relevance[1, 1, 0] = 1  # All on the background, and the rest is a tie.
+    relevance[3] = 1  # The third has no relevance, the fourth no object.
+    np.testing.assert_allclose(relevance_mass(relevance, masks), [0.75, 0, np.nan, np.nan])
+    np.testing.assert_allclose(relevance_rank(relevance, masks), [0.5, 0.5, np.nan, np.nan])
 
 
 def test_judging_leaves_the_network_as_it_is():

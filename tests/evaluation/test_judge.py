@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from tiny_training import SMALL, split
 
-from isnet_jax.evaluation.judge import by_class, judge
+from isnet_jax.evaluation.judge import EXPLAINED, by_class, compare_all, judge, measure
 
 
-def says_nothing() -> nnx.Module:
+def says_nothing() -> Any:
     """Class 0 for any image."""
     model: Any = SMALL.create()
     model.fc.kernel[...] = jnp.zeros_like(model.fc.kernel[...])
@@ -25,11 +25,40 @@ def test_a_network_is_judged_on_all_test_sets():
     found = judge(says_nothing(), {"train": first, "test_biased": first, "test_unseen": second})
     assert list(found) == [
         "biased", "unseen", "worst_group", "background_relevance", "interventions",
+        "explanations", "statistics",
     ]  # fmt: skip
     assert found["biased"] == float((first.labels == 0).mean())
     assert found["worst_group"] == 0.0
     assert found["interventions"]["agreement_exchanged"] == 1.0
     assert found["interventions"]["background_mean"] == found["biased"]
+    of_biased = found["statistics"]["biased"]
+    assert of_biased["accuracy"]["value"] == found["biased"]
+    assert of_biased["auc"]["value"] == 0.5
+    assert of_biased["classes"]["a"]["sensitivity"]["value"] == 1
+    assert list(found["explanations"]) == list(EXPLAINED)
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_network_that_is_not_finite():
+    """It is judged all the same, and no NaN is written."""
+    model = says_nothing()
+    model.fc.bias[...] = jnp.full(3, jnp.nan)
+    splits = {"test": split(12)}
+    measured = {"plain": measure(says_nothing(), splits), "isnet": measure(model, splits)}
+    found = measured["isnet"].judged
+    assert found["statistics"] == {"test": None}
+    assert compare_all(measured, splits) == {"plain": {"test": None}}
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_last_network_is_compared_with_the_others():
+    splits = {"test_one": split(12), "test_two": split(9, 1)}
+    measured = dict.fromkeys(("plain", "isnet"), measure(says_nothing(), splits))
+    found = compare_all(measured, splits)
+    assert list(found) == ["plain"]
+    assert list(found["plain"]) == ["one", "two"]
+    assert found["plain"]["two"]["accuracy"]["p"] == 1
+    assert compare_all({"isnet": measured["isnet"]}, splits) == {}
 
 
 def test_accuracy_of_each_class():

@@ -284,3 +284,53 @@ def test_interventions_worst_group_and_warnings_are_shown(tmp_path):
     for network in NETWORKS:
         without[network] |= {"interventions": None}
     assert 'class="interventions"' not in _write(tmp_path, without)
+
+
+def _estimate(value, low=None, high=None):
+    return {"value": value, "low": low, "high": high}
+
+
+OF_CLASS = {
+    "images": 37,
+    "sensitivity": _estimate(0.61, 0.5, 0.7),
+    "specificity": None,
+    "f1": 0.62,
+    "auc": _estimate(1.0),
+}
+STATISTICS = {
+    "images": 100,
+    "accuracy": _estimate(0.711, 0.612, 0.793),
+    "macro_f1": _estimate(0.72, 0.65, 0.78),
+    "auc": _estimate(0.83, 0.74, 0.92),
+    "auc_pairs": None,
+    "calibration_error": 0.0451,
+    "classes": {EVIL: OF_CLASS},
+}
+DIFFERENCE = {"value": 0.12, "low": 0.03, "high": 0.21, "p": 0.0123}
+COMPARISON = {
+    "images": 100,
+    "accuracy": DIFFERENCE,
+    "macro_f1": DIFFERENCE | {"p": None},
+    "auc": DIFFERENCE | {"p": 1e-9},
+    "classes": {EVIL: {"auc": DIFFERENCE, "p_adjusted": 0.0456}},
+}
+
+
+def test_intervals_and_tests_are_shown(tmp_path):
+    metrics = _metrics(comparisons={"plain": {"biased": COMPARISON, "unbiased": None}})
+    for network in NETWORKS:
+        metrics[network] |= {
+            "statistics": {"biased": STATISTICS, "unbiased": None},
+            "explanations": {"relevance_mass": 0.437, "pixel_flipping": None},
+        }
+    html = _write(tmp_path, metrics)
+    _Page(html)
+    for value in ("61.2", "79.3", "4.5", "62.0", "43.7"):
+        assert f"{value}\N{NO-BREAK SPACE}%" in html
+    for text in ("+12.0 pp (+3.0 to +21.0), p 0.0123", "p &lt; 0.0001", "0.0456", "<td>37</td>"):
+        assert text in html
+    assert "<h3>Unbiased</h3>" not in html
+    assert "Hand and Till" not in html
+    assert EVIL not in html
+    assert "Statistics test set" not in html
+    assert "How sure the numbers are" not in _write(tmp_path)
