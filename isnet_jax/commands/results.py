@@ -13,6 +13,7 @@ from isnet_jax.commands.terminal import say
 from isnet_jax.errors import printable
 from isnet_jax.evaluation.interventions import BACKGROUNDS, heatmap_warning
 
+_WORDS = {"accuracy": "accuracy", "macro_f1": "macro F1", "auc": "AUC"}
 _NESTED = ("interventions", "explanations", "statistics")
 
 
@@ -44,7 +45,7 @@ def show_comparison(
     """Print how much better the first network is than the second, on each test set."""
     table = _table(
         "differences, with 95 % intervals and p",
-        "accuracy", "macro F1", "AUC", "least p of a class's AUC",
+        *_WORDS.values(), "least p of a class's AUC",
     )  # fmt: skip
     for test, of in found.items():
         if of is None:
@@ -56,7 +57,7 @@ def show_comparison(
         }
         least = min(tested, key=lambda name: tested[name], default=None)
         last = "-" if least is None else f"{_p(tested[least])} ({_name(least)})"
-        measured = (_difference(of[key]) for key in ("accuracy", "macro_f1", "auc"))
+        measured = (_difference(of[key]) for key in _WORDS)
         table.add_row(_name(test), *measured, last)
     if table.row_count:
         say(console, f"{first} minus {second}:")
@@ -77,7 +78,7 @@ def show_seeds(
     for test, measures in found.items():
         for measure, each in measures.items():
             cells = (_interval(each[which]) for which in ("first", "second", "difference"))
-            table.add_row(_name(test), measure.replace("_", " "), *cells)
+            table.add_row(_name(test), _WORDS[measure], *cells)
     console.print(table)
 
 
@@ -101,13 +102,12 @@ def _accuracies(judged: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _statistics(judged: Mapping[str, Mapping[str, Any]]) -> Table:
-    words = ("accuracy", "macro F1", "AUC", "AUC of pairs", "calibration error")
-    table = _table("the same with 95 % intervals", "test set", *words)
+    words = _WORDS | {"auc_pairs": "AUC of pairs"}
+    table = _table("the same with 95 % intervals", "test set", *words.values(), "calibration error")
     for name, networks in judged.items():
         for test, of in (networks.get("statistics") or {}).items():
             if of is not None:
-                keys = ("accuracy", "macro_f1", "auc", "auc_pairs")
-                cells = (_interval(of[key]) for key in keys)
+                cells = (_interval(of[key]) for key in words)
                 table.add_row(name, _name(test), *cells, _percent(of["calibration_error"]))
     return table
 
