@@ -36,6 +36,7 @@ from isnet_jax.evaluation.judge import (
     Measured,
     Splits,
     annotated,
+    class_means,
     compare_all,
     measure,
     short_name,
@@ -43,7 +44,7 @@ from isnet_jax.evaluation.judge import (
 )
 from isnet_jax.objective.batch import Batch, Whole
 from isnet_jax.report.decisions import Decisions
-from isnet_jax.report.page import Samples, write_report
+from isnet_jax.report.page import ClassMeans, Samples, write_report
 from isnet_jax.training import (
     ModelDescription,
     first_then_all,
@@ -195,6 +196,7 @@ def _train_and_judge(
             warnings=warnings,
             decisions=decisions(measured, splits),
             highest=samples(networks, splits, annotated(first)[np.argsort(-outside)][:_HIGHEST]),
+            means=means(measured, first),
             **words,
         )
         write_record(job.out / "metrics.json", metrics)
@@ -246,6 +248,16 @@ def decisions(measured: Mapping[str, Measured], splits: Splits) -> Decisions:
         matrices = {name: confusion(given, labels) for name, given in logits.items()}
     curves = {name: rocs(given, labels) for name, given in logits.items()}
     return Decisions(splits[first].class_names, matrices, curves)
+
+
+def means(measured: Mapping[str, Measured], test: Split) -> ClassMeans | None:
+    """Where the networks look in the images of each class, as the report shows it."""
+    shown = test.batch(annotated(test))
+    if not len(shown["label"]):
+        return None
+    masks = class_means(shown["mask"][..., 0], shown["label"], len(test.class_names))
+    heatmaps = {name: found.places for name, found in measured.items() if len(found.places)}
+    return ClassMeans(test.class_names, masks, heatmaps)
 
 
 def first_of_each_class(split: Split, per_class: int = 2) -> np.ndarray:

@@ -84,10 +84,14 @@ def background_shares(
     relevance: Float[np.ndarray, "n h w c"], masks: Float[np.ndarray, "n h w 1"]
 ) -> Float[np.ndarray, " n"]:
     """Of each sample the share of |relevance| outside the mask, in [0, 1]; 0 without relevance."""
-    magnitude = np.abs(relevance.astype(np.float64))
-    total = magnitude.sum((1, 2, 3))
-    outside = (magnitude * (masks < 0.5)).sum((1, 2, 3))
-    return outside / np.where(total > 0, total, 1)
+    return (relevance_shares(relevance) * (masks[..., 0] < 0.5)).sum((1, 2))
+
+
+def relevance_shares(relevance: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h w"]:
+    """The share of a sample's |relevance| at each place, 1 in all; 0 without relevance."""
+    magnitude = np.abs(relevance.astype(np.float64)).sum(-1)
+    total = magnitude.sum((1, 2), keepdims=True)
+    return magnitude / np.where(total > 0, total, 1)
 
 
 def relevance_mass(

@@ -17,6 +17,7 @@ from isnet_jax.evaluation.background import (
     explain_classes,
     relevance_mass,
     relevance_rank,
+    relevance_shares,
 )
 from isnet_jax.evaluation.comparison import Comparison, compare
 from isnet_jax.evaluation.flipping import pixel_flipping
@@ -43,11 +44,15 @@ class Measured(NamedTuple):
       logits: on each test set, by its short name.
       outside: of each annotated image of the first test set the share of |relevance| on the
         background, in [0, 1].
+      places: of each class, the mean of these images' |relevance| at each place, of which every
+        image has 1 in all; 0 for classes without one. No classes where nothing is annotated, or
+        relevance is not finite.
     """
 
     judged: Judged
     logits: Mapping[str, Float[np.ndarray, "n classes"]]
     outside: Float[np.ndarray, " annotated"]
+    places: Float[np.ndarray, "classes h w"]
 
 
 def judge(network: nnx.Module, splits: Splits) -> Judged:
@@ -78,7 +83,7 @@ def measure(network: nnx.Module, splits: Splits) -> Measured:
         found[short] = _plain(statistics(logits[short], split.labels, split.class_names))
     judged["worst_group"] = min(groups)
     judged |= {"background_relevance": None, "interventions": None, "explanations": None}
-    first, outside = splits[test_sets(splits)[0]], np.zeros(0)
+    first, outside, places = splits[test_sets(splits)[0]], np.zeros(0), np.zeros((0, 1, 1))
     shown = first.batch(annotated(first))
     images, masks, labels = shown["image"], shown["mask"], shown["label"]
     if len(labels):
@@ -87,8 +92,10 @@ def measure(network: nnx.Module, splits: Splits) -> Measured:
         if np.isfinite(explained.relevance).all():
             judged["background_relevance"] = float(outside.mean())
             judged["explanations"] = explanations(network, shown, explained)
+            shares = relevance_shares(explained.relevance)
+            places = class_means(shares, labels, len(first.class_names))
         judged["interventions"] = interventions(network, images, masks, labels)
-    return Measured(judged | {"statistics": found}, logits, outside)
+    return Measured(judged | {"statistics": found}, logits, outside, places)
 
 
 def explanations(
@@ -127,6 +134,19 @@ def by_class(logits: np.ndarray, labels: np.ndarray) -> list[float]:
         return ((logits > 0) == (labels > 0.5)).mean(0).tolist()
     right = np.argmax(logits, 1) == labels
     return [float(right[labels == code].mean()) for code in np.unique(labels)]
+
+
+def class_means(
+    maps: Float[np.ndarray, "n h w"], labels: np.ndarray, classes: int
+) -> Float[np.ndarray, "classes h w"]:
+    """The mean map of each class's samples; 0 for a class without any.
+
+    Args:
+      labels: (n,) classes, or (n, classes) of 0 and 1.
+    """
+    member = labels > 0.5 if labels.ndim == 2 else labels[:, None] == np.arange(classes)
+    counts = np.maximum(member.sum(0), 1)
+    return np.tensordot((member / counts).T, maps.astype(np.float64), axes=1)
 
 
 def test_sets(splits: Splits) -> list[str]:

@@ -33,8 +33,13 @@ from isnet_jax.report.html import (
     signed,
     to_number,
 )
-from isnet_jax.report.pictures import examples_section, heatmaps_section, highest_section
-from isnet_jax.report.samples import Samples
+from isnet_jax.report.pictures import (
+    examples_section,
+    heatmaps_section,
+    highest_section,
+    means_section,
+)
+from isnet_jax.report.samples import ClassMeans, Samples
 from isnet_jax.report.statistics import statistics_section
 
 _LEAD = (
@@ -64,6 +69,7 @@ def write_report(
     warnings: Mapping[str, str] | None = None,
     decisions: Decisions | None = None,
     highest: Samples | None = None,
+    means: ClassMeans | None = None,
     title: str = "Does the network look at the object, or at the background?",
     lead: str = _LEAD,
     note: str = _NOTE,
@@ -86,6 +92,7 @@ def write_report(
         warnings: network -> what must be said about it, above all else.
         decisions: confusion matrices and ROC curves, if they shall be shown.
         highest: the samples with the highest share of relevance on the background, likewise.
+        means: heatmaps averaged over each class, likewise.
         title: the heading.
         lead: HTML of what is below it: what the data and the networks are.
         note: HTML of what the background relevance does not say.
@@ -113,7 +120,9 @@ def write_report(
         headline=_headline(metrics, networks) + _interventions(metrics, networks),
         warnings="".join(_warning(name, text) for name, text in (warnings or {}).items()),
         examples=examples_section(samples),
-        heatmaps=heatmaps_section(samples) + (highest_section(highest) if highest else ""),
+        heatmaps=heatmaps_section(samples)
+        + (means_section(means) if means else "")
+        + (highest_section(highest) if highest else ""),
         decisions=(decisions_section(decisions) if decisions else "")
         + statistics_section(metrics, networks),
         curves=curves_section(history),

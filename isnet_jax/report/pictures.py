@@ -15,10 +15,11 @@ from isnet_jax.report.heatmaps import QUANTILE, as_image, mask_outline, png_byte
 from isnet_jax.report.html import TEST_SETS, network_style, network_title, percent, section
 
 if TYPE_CHECKING:
-    from isnet_jax.report.samples import Samples
+    from isnet_jax.report.samples import ClassMeans, Samples
 
 EXAMPLES = 8
 HEATMAP_SAMPLES = 6
+_MOST_CLASSES = 12
 _LARGEST_SIDE = 128
 _EXACT_SIDE = 64
 
@@ -55,6 +56,39 @@ def highest_section(samples: Samples) -> str:
         "|relevance| outside the mask, for the last of the networks. Look here for masks that "
         "miss a part of the object, and for what the network still takes from the background.</p>"
         f"{_blocks(samples, range(len(samples.labels)))}",
+    )
+
+
+def means_section(means: ClassMeans) -> str:
+    """The mean heatmaps of each class that has any relevance, at most so many as fit."""
+    shown = np.any([np.asarray(maps).any((1, 2)) for maps in means.heatmaps.values()], axis=0)
+    chosen = np.flatnonzero(shown)[:_MOST_CLASSES].tolist()
+    if not means.heatmaps or not chosen:
+        return ""
+    blocks = []
+    for code in chosen:
+        name = escape(str(means.class_names[code]))
+        mask = _frame(np.asarray(means.masks[code]), f"mean mask of class {name}")
+        tiles = [f"<figure>{mask}<figcaption>masks</figcaption></figure>"]
+        for network, maps in means.heatmaps.items():
+            label = escape(network_title(network))
+            picture = _frame(relevance_rgb(maps[code]), f"mean heatmap of {label}, class {name}")
+            tiles.append(
+                f'<figure class="{network_style(network)}">{picture}'
+                f"<figcaption><b>{label}</b></figcaption></figure>"
+            )
+        blocks.append(
+            f'<div class="group"><h4>{name}</h4><div class="tiles">{"".join(tiles)}</div></div>'
+        )
+    more = len(means.class_names) - len(chosen)
+    rest = f" {more} more classes are not shown." if more > 0 else ""
+    return section(
+        "means",
+        "Where each class is looked for",
+        "<p>Means over the annotated images of the first test set: of their masks, brightest where "
+        "most objects are, and of the share of |relevance| at each place, each with its own "
+        f"scale. A shape that no object has is a shortcut of the data.{rest}</p>"
+        f'<div class="groups">{"".join(blocks)}</div>',
     )
 
 

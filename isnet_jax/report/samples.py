@@ -54,6 +54,21 @@ class Samples:
                 _expect(f"confidences{where}", self.confidences[network][name], (count,))
 
 
+@dataclass(frozen=True)
+class ClassMeans:
+    """Where the objects of each class lie, and where networks look, over many images.
+
+    Attributes:
+        class_names: of the classes.
+        masks: (classes, H, W) in [0, 1], the share of the masks that cover a place.
+        heatmaps: network -> (classes, H, W), at least 0, the mean share of |relevance| at a place.
+    """
+
+    class_names: Sequence[str]
+    masks: Any
+    heatmaps: Mapping[str, Any]
+
+
 def _expect(name: str, array: Any, shape: tuple[int | None, ...]) -> None:
     found = np.asarray(array).shape
     fits = len(found) == len(shape) and all(

@@ -278,3 +278,4 @@ def test_the_report_shows_decisions_and_the_worst_heatmaps(room: Path):
     page = (room / "run" / "report.html").read_text()
     for word in ("What is taken for what", "ROC curves", "Where most lies on the background"):
         assert word in page
+    assert page.count("mean heatmap of ISNet, class ") == 2

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from tiny_training import SMALL, split
 
-from isnet_jax.evaluation.judge import EXPLAINED, by_class, compare_all, judge, measure
+from isnet_jax.evaluation.judge import (
+    EXPLAINED,
+    by_class,
+    class_means,
+    compare_all,
+    judge,
+    measure,
+)
 
 
 def says_nothing() -> Any:
@@ -66,3 +73,14 @@ def test_accuracy_of_each_class():
     assert by_class(logits, np.array([0, 0, 0, 1])) == [2 / 3, 1.0]
     several = np.array([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
     assert by_class(logits - 1.5, several) == [1.0, 0.5]
+
+
+def test_where_a_class_is_looked_for():
+    split_, network = split(12), SMALL.create(0)
+    found = measure(network, {"test": split_})
+    np.testing.assert_allclose(found.places.sum((1, 2)), 1, atol=1e-6)
+    maps = np.arange(12.0).reshape(3, 2, 2)
+    np.testing.assert_array_equal(class_means(maps, np.array([1, 1, 0]), 3)[2], 0)
+    np.testing.assert_array_equal(class_means(maps, np.array([1, 1, 0]), 3)[1], maps[:2].mean(0))
+    several = np.array([[1, 0], [1, 1], [0, 0]])
+    np.testing.assert_array_equal(class_means(maps, several, 2), [maps[:2].mean(0), maps[1]])

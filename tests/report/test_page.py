@@ -334,3 +334,18 @@ def test_intervals_and_tests_are_shown(tmp_path):
     assert EVIL not in html
     assert "Statistics test set" not in html
     assert "How sure the numbers are" not in _write(tmp_path)
+
+
+def test_means_of_each_class(tmp_path):
+    maps = np.zeros((14, 8, 8))
+    maps[:13, 2, 3] = 1
+    names = [f"{EVIL}{code}" for code in range(14)]
+    means = report.ClassMeans(names, np.ones((14, 8, 8)), {"plain": maps, "isnet": maps})
+    page = _write(tmp_path, means=means)
+    _Page(page)
+    assert "Where each class is looked for" in page
+    assert page.count("mean heatmap of ISNet") == 12
+    assert "2 more classes are not shown" in page
+    assert "<script>" not in page
+    nothing = report.ClassMeans(["a"], np.zeros((1, 8, 8)), {"isnet": np.zeros((1, 8, 8))})
+    assert "Where each class is looked for" not in _write(tmp_path, means=nothing)

@@ -21,7 +21,7 @@ from isnet_jax.data.custom.readers.pictures import MaskFile, PixelRules
 from isnet_jax.data.custom.readers.samples import Contents, Record, Rejected
 from isnet_jax.errors import UserError, printable
 
-_PLACES: Final[tuple[str, ...]] = ("{image}", "{mask}")
+_PLACES: Final = ("{image}", "{mask}")
 _TOLD: Final = 400  # of a program's own words, from the end
 _REMEDY: Final = "Try the command by hand"
 
@@ -97,7 +97,7 @@ class ByCommand:
 
     def _run(self, image: Path, mask: Path, errors: Path) -> None:
         """Runs the command; what it says on stderr goes into a file, so that it never waits."""
-        files = dict(zip(_PLACES, (str(image), str(mask)), strict=True))
+        files = {"{image}": str(image), "{mask}": str(mask)}
         places = re.compile("|".join(map(re.escape, _PLACES)))
         words = [
             places.sub(lambda found: files[found.group()], word)
