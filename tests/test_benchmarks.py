@@ -31,6 +31,7 @@ TINY = ("--network", "small", "--size", "16", "--batch", "2")
             "jax",
             ("loader_throughput.json",),
         ),
+        ("commands_throughput", ("--small",), "jax", ("commands_throughput.json",)),
         (
             "step_throughput",
             ("--quick", "--rows", "compact-32", "--modes", "selective"),

@@ -13,7 +13,7 @@ import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from isnet_jax.commands.images import image_files, pictures_of, progress
+from isnet_jax.commands.images import Drawing, image_files, pictures_of, progress, read_batches
 from isnet_jax.commands.network import NetworkChoice, chosen_network, chosen_rules
 from isnet_jax.commands.terminal import say
 from isnet_jax.data.custom.picture import WrongSize, read_image
@@ -40,7 +40,7 @@ class Explain(NetworkChoice):
         middle after scaling the shorter side, or pad with zeros after scaling the longer one.
       white: the value of white in 16-bit grey images; 65,535 if left out.
       out: the picture to write, a row for each image; a name without .png is a folder with a
-        picture for each.
+        picture for each, the image beside its heatmap.
       arrays: also write numbers: .npz with files, logits, explained classes and relevance, or
         .npy with the relevance alone, (images, height, width, channels).
     """
@@ -71,17 +71,26 @@ def run(options: Explain, console: Console) -> None:
     network = chosen_network(options)
     target = None if options.target is None else _class_number(options.target, network.class_names)
     pixels = _read_all(files, network.image_shape, options)
-    with progress(console, "explaining", len(files)) as advance:
+    one = options.out.suffix.lower() == ".png"
+    pictures = [options.out] * len(files) if one else pictures_of(files, options.out)
+    with progress(console, "explaining", len(files)) as advance, Drawing("--out") as drawing:
+        waiting = iter(() if one else zip(pixels, pictures, strict=True))
+
+        def draw(found: Explained) -> None:
+            for relevance, (image, picture) in zip(found.relevance, waiting, strict=False):
+                drawing.save(image, relevance, picture)
+            advance(len(found.logits))
+
         found = explain_classes(
             network.model,
             pixels,
             target=target,
             rules=rules,
             batch_size=_BATCH,
-            on_chunk=advance,
+            on_chunk=draw,
         )
-    pictures = _pictures(options.out, files)
-    _write_pictures(pictures, pixels, found, network.class_names)
+    if one:
+        _write_picture(options.out, pixels, found, network.class_names)
     if options.arrays is not None:
         _write_arrays(options.arrays, files, found, network.class_names)
     for line in _lines(files, pictures, found, network.class_names):
@@ -110,17 +119,18 @@ def _read_all(files: list[Path], shape: tuple[int, ...], options: Explain) -> np
     """(N, H, W, C) float32 in [0, 1]; all that is wrong with the files is said at once."""
     height, width, channels = shape
     fit = None if options.resize == "no" else options.resize
-    images, problems = [], []
-    for file in files:
+    rules = PixelRules(white=options.white)
+
+    def read(file: Path) -> np.ndarray | str:
         try:
-            rules = PixelRules(white=options.white)
-            images.append(read_image(file, (height, width), channels, fit, rules))
+            return read_image(file, (height, width), channels, fit, rules)
         except WrongSize as error:
-            problems.append(
-                f"{printable(file)} has {error} pixels; the network expects {width} x {height}"
-            )
+            return f"{printable(file)} has {error} pixels; the network expects {width} x {height}"
         except Rejected as error:
-            problems.append(f"{printable(file)} {error.wrong}. {error.remedy}")
+            return f"{printable(file)} {error.wrong}. {error.remedy}"
+
+    images = [found for _, batch in read_batches(files, read, _BATCH) for found in batch]
+    problems = [found for found in images if isinstance(found, str)]
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems[:12])
         more = f"\n  and {len(problems) - 12} more" if len(problems) > 12 else ""
@@ -163,23 +173,13 @@ def _prediction(logits: np.ndarray) -> tuple[int, float]:
     return int(logits.argmax()), float(exponentials.max() / exponentials.sum())
 
 
-def _pictures(out: Path, files: list[Path]) -> list[Path]:
-    """The picture that each image goes to."""
-    return [out] * len(files) if out.suffix.lower() == ".png" else pictures_of(files, out)
-
-
-def _write_pictures(
-    pictures: list[Path], pixels: np.ndarray, found: Explained, names: tuple[str, ...]
-) -> None:
-    for picture in dict.fromkeys(pictures):
-        rows = [number for number, other in enumerate(pictures) if other == picture]
-        figure = _picture(pixels[rows], Explained(*(array[rows] for array in found)), names)
-        try:
-            save_png(figure, picture)
-        except OSError as error:
-            raise UserError(
-                f"cannot write {printable(picture)} ({error}). Choose another --out."
-            ) from error
+def _write_picture(out: Path, pixels: np.ndarray, found: Explained, names: tuple[str, ...]) -> None:
+    try:
+        save_png(_picture(pixels, found, names), out)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {printable(out)} ({error}). Choose another --out."
+        ) from error
 
 
 def _write_arrays(path: Path, files: list[Path], found: Explained, names: tuple[str, ...]) -> None:

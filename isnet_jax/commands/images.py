@@ -1,20 +1,30 @@
-"""Image files that a command is given: which there are, their names in an output, how far it is."""
+"""Image files that a command is given, read, and drawn with heatmaps, while it computes."""
 
 from __future__ import annotations
 
+import collections
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
 from isnet_jax.data.custom.readers.pictures import SUFFIXES
 from isnet_jax.errors import UserError, printable
+from isnet_jax.report.heatmaps import beside, save_png
 
+T = TypeVar("T")
 _PATIENCE = 2.0  # seconds without a sign of life
+_AHEAD = 2  # batches that are read while one is computed
+_WAITING = 64  # pictures that may wait to be drawn
 
 
 def image_files(places: tuple[Path, ...], command: str) -> list[Path]:
@@ -56,6 +66,78 @@ def pictures_of(files: list[Path], folder: Path) -> list[Path]:
         folder / (f"{number:04d}-{stem}.png" if stem in shared else f"{stem}.png")
         for number, stem in enumerate(stems)
     ]
+
+
+def read_batches(
+    files: list[Path], read: Callable[[Path], T], size: int
+) -> Iterator[tuple[int, list[T]]]:
+    """The number of each batch's first file, and what was read; threads read ahead.
+
+    Args:
+      read: reads one file; what it raises is raised here.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting: collections.deque[tuple[int, list[Future[T]]]] = collections.deque()
+        starts = iter(range(0, len(files), size))
+
+        def ask(count: int) -> None:
+            for start in itertools.islice(starts, count):
+                asked = [pool.submit(read, file) for file in files[start : start + size]]
+                waiting.append((start, asked))
+
+        ask(1 + _AHEAD)
+        while waiting:
+            start, asked = waiting.popleft()
+            yield start, [future.result() for future in asked]
+            ask(1)
+
+
+class Drawing:
+    """Draws images beside their heatmaps, in threads, while the next ones are computed.
+
+    Use as a context manager: leaving waits until all are written.
+
+    Args:
+      option: names the folder of the pictures, for the error.
+    """
+
+    def __init__(self, option: str):
+        self._option = option
+        self._pool = ThreadPoolExecutor(os.cpu_count())
+        self._waiting: collections.deque[Future[None]] = collections.deque()
+
+    def __enter__(self) -> Drawing:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            while error is None and self._waiting:
+                self._waiting.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def save(self, image: np.ndarray, relevance: np.ndarray, picture: Path) -> None:
+        """Draw one of them, an image (H, W, C) in [0, 1].
+
+        Raises:
+          UserError: an earlier picture could not be written.
+        """
+        while len(self._waiting) >= _WAITING:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(self._save, image, relevance, picture))
+
+    def _save(self, image: np.ndarray, relevance: np.ndarray, picture: Path) -> None:
+        try:
+            save_png(beside(image, relevance), picture)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {printable(picture)} ({error}). Choose another {self._option}."
+            ) from error
 
 
 @contextmanager

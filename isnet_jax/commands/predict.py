@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import collections
 import csv
 import dataclasses
 import io
-import itertools
-import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,17 +13,15 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from isnet_jax.commands.images import image_files, pictures_of, progress
+from isnet_jax.commands.images import Drawing, image_files, pictures_of, progress, read_batches
 from isnet_jax.commands.terminal import say
-from isnet_jax.commands.trained import Reading, Trained, trained
+from isnet_jax.commands.trained import Trained, trained
 from isnet_jax.data.custom.readers.samples import Rejected
 from isnet_jax.errors import UserError, printable
 from isnet_jax.evaluation import predict
 from isnet_jax.evaluation.background import Explained, explain_classes
 from isnet_jax.files import check_writable, write_atomically
-from isnet_jax.report.heatmaps import relevance_rgb, save_png
 
-_AHEAD = 2  # batches that are read while one is computed
 _SHOWN = 8
 
 
@@ -77,15 +71,23 @@ def run(options: Predict, console: Console) -> None:
     reading = network.reading
     if options.fit is not None:
         reading = dataclasses.replace(reading, fit=options.fit)
-    pictures = options.heatmaps and pictures_of(files, options.heatmaps)
+    pictures = pictures_of(files, options.heatmaps) if options.heatmaps else []
     rows: list[list[object]] = []
     problems: list[str] = []
-    with progress(console, "predicting", len(files)) as advance:
-        for number, read in _batches(files, network, reading, options.batch_size):
+    size = min(options.batch_size, len(files))
+
+    def read_file(file: Path) -> Any:
+        try:
+            return reading.read(file, network.description.image_shape)
+        except Rejected as error:
+            return error
+
+    with progress(console, "predicting", len(files)) as advance, Drawing("--heatmaps") as drawing:
+        for number, read in read_batches(files, read_file, size):
             names = files[number : number + len(read)]
             good = [place for place, found in enumerate(read) if not isinstance(found, Rejected)]
             images = np.stack([read[place] for place in good]) if good else np.zeros(0)
-            found = _predicted(network, images, options.batch_size, options.heatmaps is not None)
+            found = _predicted(network, images, size, options.heatmaps is not None)
             answers = iter(_answers(network, found.logits) if good else ())
             for file, image in zip(names, read, strict=True):
                 if isinstance(image, Rejected):
@@ -95,8 +97,8 @@ def run(options: Predict, console: Console) -> None:
                     problems.append(f"{printable(file)} {wrong}")
                 else:
                     rows.append([printable(file), *next(answers), ""])
-            if pictures:
-                _draw([pictures[number + place] for place in good], images, found.relevance)
+            for row, place in enumerate(good if pictures else ()):
+                drawing.save(images[row], found.relevance[row], pictures[number + place])
             advance(len(read))
     _write(options.out, network.description.class_names, rows)
     done = len(files) - len(problems)
@@ -109,36 +111,6 @@ def run(options: Predict, console: Console) -> None:
             f"{printable(options.out)} has the others, and says why in its last column:\n  "
             f"{listed}{more}"
         )
-
-
-def _batches(
-    files: list[Path], network: Trained, reading: Reading, size: int
-) -> Iterator[tuple[int, list[Any]]]:
-    """The number of each batch's first file, and its images, or why there is none.
-
-    Threads read ahead while the caller computes.
-    """
-
-    def read(file: Path) -> Any:
-        try:
-            return reading.read(file, network.description.image_shape)
-        except Rejected as error:
-            return error
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting: collections.deque[tuple[int, list[Future[Any]]]] = collections.deque()
-        starts = iter(range(0, len(files), size))
-
-        def ask(count: int) -> None:
-            for start in itertools.islice(starts, count):
-                asked = [pool.submit(read, file) for file in files[start : start + size]]
-                waiting.append((start, asked))
-
-        ask(1 + _AHEAD)
-        while waiting:
-            start, asked = waiting.popleft()
-            yield start, [future.result() for future in asked]
-            ask(1)
 
 
 def _predicted(network: Trained, images: np.ndarray, size: int, explained: bool) -> Explained:
@@ -163,17 +135,6 @@ def _answers(network: Trained, logits: np.ndarray) -> Iterator[list[object]]:
         if network.multi_label:
             said = "|".join(name for name, share in zip(names, shares, strict=True) if share > 0.5)
         yield [said, *(f"{share:.6f}" for share in (shares[highest], *shares))]
-
-
-def _draw(pictures: list[Path], images: np.ndarray, relevance: np.ndarray) -> None:
-    for picture, image, found in zip(pictures, images, relevance, strict=True):
-        shown = np.rint(255 * image).astype(np.uint8)
-        try:
-            save_png(np.concatenate([shown, relevance_rgb(found)], axis=1), picture)
-        except OSError as error:
-            raise UserError(
-                f"cannot write {picture} ({error}). Choose another --heatmaps."
-            ) from error
 
 
 def _write(out: Path, names: tuple[str, ...], rows: list[list[object]]) -> None:

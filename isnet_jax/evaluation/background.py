@@ -35,13 +35,13 @@ def explain_classes(
     target: int | None = None,
     rules: lrp.Composite | lrp.Rule = JUDGE,
     batch_size: int = 100,
-    on_chunk: Callable[[int], None] = lambda done: None,
+    on_chunk: Callable[[Explained], None] = lambda found: None,
 ) -> Explained:
     """Relevance of each image for one logit, in eval mode.
 
     Args:
       target: the class to explain; None: each image's highest logit.
-      on_chunk: told after each batch how many images it held.
+      on_chunk: given what was found for each batch.
     """
     graph, state = nnx.split(in_mode(model, training=False))
 

@@ -30,19 +30,19 @@ def in_chunks(
     function: Callable[..., Any],
     arrays: tuple[np.ndarray, ...],
     size: int,
-    on_chunk: Callable[[int], None] = lambda done: None,
+    on_chunk: Callable[[Any], None] = lambda found: None,
 ) -> Any:
     """`function(*arrays)` for arrays too long for one call; results are joined on axis 0.
 
     Args:
-      on_chunk: told after each call how many samples it was for.
+      on_chunk: given the results of each call.
     """
     size = min(size, len(arrays[0]))
     parts = []
     for indices, valid in chunks(len(arrays[0]), size):
         result = jax.device_get(function(*(array[indices] for array in arrays)))
         parts.append(jax.tree.map(lambda value, valid=valid: value[:valid], result))
-        on_chunk(valid)
+        on_chunk(parts[-1])
     return jax.tree.map(lambda *values: np.concatenate(values), *parts)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,6 +24,8 @@ from isnet_jax.files import write_atomically
 
 QUANTILE = 0.995
 """The part of all pixels whose \\|relevance\\| lies within the default colour limit."""
+
+_QUICK = 1  # of zlib's levels: a heatmap is 4 % larger than at the slowest, and twice as quick
 
 # Evenly spaced from -limit to +limit; ColorBrewer's RdBu with a pure white centre.
 _ANCHORS = np.array(
@@ -77,6 +80,23 @@ def relevance_limit(relevance: ArrayLike, quantile: float = QUANTILE) -> float:
     """
     magnitude = np.abs(_summed(relevance))
     return float(np.quantile(magnitude, quantile) or magnitude.max() or 1.0)
+
+
+def beside(image: ArrayLike, relevance: ArrayLike) -> np.ndarray:
+    """An image and its heatmap side by side, of their own size: quick to draw and to write.
+
+    Args:
+        image: (H, W, 3) or (H, W, 1) in [0, 1].
+        relevance: (H, W, C).
+
+    Returns:
+        (H, 2 * W, 3) uint8.
+
+    Raises:
+        UserError: for NaN or infinite relevance.
+    """
+    shown, colours = _to_uint8(np.asarray(image)), relevance_rgb(relevance)
+    return np.concatenate([np.broadcast_to(shown, colours.shape), colours], axis=1)
 
 
 def mask_outline(mask: ArrayLike) -> np.ndarray:
@@ -194,18 +214,22 @@ def as_image(picture: ArrayLike) -> Image.Image:
 
 
 def png_bytes(picture: Figure | ArrayLike) -> bytes:
-    """A figure, or an array as `as_image` takes it, encoded as PNG."""
+    """A figure, or an array as `as_image` takes it, encoded as PNG, as small as it gets."""
+    return _encoded(picture, optimize=True)
+
+
+def save_png(picture: Figure | ArrayLike, path: str | os.PathLike[str]) -> None:
+    """Writes a figure, or an array as `as_image` takes it, to a PNG file: all of it or nothing."""
+    write_atomically(path, _encoded(picture, compress_level=_QUICK))
+
+
+def _encoded(picture: Figure | ArrayLike, **options: Any) -> bytes:
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
         picture.savefig(buffer, format="png")
     else:
-        as_image(picture).save(buffer, format="PNG", optimize=True)
+        as_image(picture).save(buffer, format="PNG", **options)
     return buffer.getvalue()
-
-
-def save_png(picture: Figure | ArrayLike, path: str | os.PathLike[str]) -> None:
-    """Writes a figure or an image (see `png_bytes`) to a PNG file: all of it or nothing."""
-    write_atomically(path, png_bytes(picture))
 
 
 def _summed(relevance: ArrayLike) -> np.ndarray:

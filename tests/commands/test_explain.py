@@ -61,6 +61,8 @@ def test_a_folder_becomes_pictures_and_arrays(capsys, folder, weights, tmp_path)
     )  # fmt: skip
     assert len(re.findall("predicted (cat|dog|cow).*heatmap for dog", shown)) == 3
     assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "c.png"]
+    with Image.open(out / "c.png") as picture, Image.open(folder / "c.png") as image:
+        np.testing.assert_array_equal(np.asarray(picture)[:, :16], np.asarray(image))
     with np.load(arrays) as file:
         assert file["relevance"].shape == (3, 16, 16, 3)
         assert file["logits"].shape == (3, 3)

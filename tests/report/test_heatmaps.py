@@ -147,6 +147,15 @@ def test_grid_places_tiles_and_outlines():
     assert (isnet[~dark] == 255).all()
 
 
+def test_an_image_beside_its_heatmap():
+    image, relevance = np.full((4, 6, 1), 0.5), np.zeros((4, 6, 1))
+    relevance[1, 2] = 3.0
+    shown = drawing.beside(image, relevance)
+    assert shown.shape == (4, 12, 3)
+    assert (shown[:, :6] == 128).all()
+    np.testing.assert_array_equal(shown[:, 6:], drawing.relevance_rgb(relevance))
+
+
 def test_save_png_reads_back_exactly(tmp_path):
     picture = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
     path = tmp_path / "new" / "picture.png"
