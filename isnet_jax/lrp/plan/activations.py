@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from isnet_jax.lrp.trace.dependence import Flow, is_relu
+from isnet_jax.lrp.trace.homogeneity import scaling
 from isnet_jax.lrp.trace.jaxpr import Constant, Graph, Operand, Operation, Variable
 from isnet_jax.lrp.trace.primitives import facts
+from isnet_jax.lrp.trace.reductions import Reductions
 
 
 class Activation(NamedTuple):
@@ -32,6 +34,10 @@ class Activation(NamedTuple):
     name: str = ""
 
 
+_DOUBT = (
+    "the reciprocal of a statistic is taken for an activation, as it scales nothing that the "
+    'statistic is of. If it normalises a value, lrp.mark(the reciprocal, "norm_statistics") says so'
+)
 _GRID = np.linspace(-6.3, 6.1, 41)
 _ROOTS = 8
 _erf = np.vectorize(math.erf, otypes=[float])
@@ -74,6 +80,14 @@ def find_activation(operation: Operation, flow: Flow) -> Activation | None:
     if _only_scales(operation, flow):
         return _mirrored(operation, flow)
     return _known(operation, flow) or _nonlinear(operation, flow)
+
+
+def doubt(end: Variable, root: Variable, flow: Flow) -> str:
+    """Why it is a guess that an elementwise function is an activation, "" if it is none."""
+    if not Reductions(flow).behind(root):
+        return ""
+    scale = scaling(end, {root}, flow)
+    return _DOUBT if scale is not None and not scale.logarithm and scale.degree < 0 else ""
 
 
 def _mirrored(operation: Operation, flow: Flow) -> Activation | None:

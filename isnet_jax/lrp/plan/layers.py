@@ -94,13 +94,13 @@ def find_tail(operation: Operation, side: int, plan: Plan) -> Tail:
             tail.append(step)
             current = step.leaves
             continue
-        step = Step(following, current, _leaving(following, current))
+        step = Step(following, current, leaving(following, current))
         if following.name in SHAPING:
             moved = moved_axes(following, axes, flow)
             if moved is None:
                 break
             axes = moved
-        elif not _is_channelwise(following, current, set(itertools.chain(*axes)), flow):
+        elif not is_channelwise(following, current, set(itertools.chain(*axes)), flow):
             break
         tail.append(step)
         current = step.leaves
@@ -117,7 +117,7 @@ def _torn(join: Operation | None, axes: set[int], plan: Plan) -> Operation | Non
     following = plan.live_consumer(output)
     if following is None or plan.flow.is_identity(following):
         return None
-    return following if _is_channelwise(following, output, axes, plan.flow) else None
+    return following if is_channelwise(following, output, axes, plan.flow) else None
 
 
 def _join(current: Variable, axes: set[int], plan: Plan) -> Step | None:
@@ -157,14 +157,14 @@ def _steps_to(
         if producer is None or producer.name == JOIN:
             return None
         carrying = plan.flow.carrying_inputs(producer)
-        if len(carrying) != 1 or not _is_channelwise(producer, carrying[0], axes, plan.flow):
+        if len(carrying) != 1 or not is_channelwise(producer, carrying[0], axes, plan.flow):
             return None
         steps.append(Step(producer, carrying[0], operand))
         (operand,) = carrying
     return tuple(reversed(steps))
 
 
-def _leaving(operation: Operation, entering: Variable) -> Variable:
+def leaving(operation: Operation, entering: Variable) -> Variable:
     """The output that an operation makes of an input; its only one, but for barriers."""
     if len(operation.outputs) == 1:
         return operation.outputs[0]
@@ -229,10 +229,11 @@ def find_divisor(operation: Operation, plan: Plan) -> Variable:
             return following.outputs[0] if same and first else operation.outputs[0]
         if following.name not in SHAPING and not plan.flow.is_identity(following):
             return operation.outputs[0]
-        current = _leaving(following, current)
+        current = leaving(following, current)
 
 
-def _is_channelwise(operation: Operation, value: Variable, axes: set[int], flow: Flow) -> bool:
+def is_channelwise(operation: Operation, value: Variable, axes: set[int], flow: Flow) -> bool:
+    """Whether the operation is affine in a value, with constants that vary along `axes` only."""
     if flow.is_identity(operation):
         return True
     if operation.name not in ("add", "sub", "mul", "div"):

@@ -8,7 +8,7 @@ import fnmatch
 from collections.abc import Mapping, Sequence, Set
 
 from isnet_jax.lrp.composites import Composite, Treatment
-from isnet_jax.lrp.plan.activations import Activation, find_activation
+from isnet_jax.lrp.plan.activations import Activation, doubt, find_activation
 from isnet_jax.lrp.plan.carried import follow_carriers
 from isnet_jax.lrp.plan.gates import constant_factor
 from isnet_jax.lrp.plan.layers import (
@@ -18,6 +18,7 @@ from isnet_jax.lrp.plan.layers import (
     reads_input,
     written_out,
 )
+from isnet_jax.lrp.plan.pieces import note_outer_product, note_pieces
 from isnet_jax.lrp.plan.sites import (
     ActivationSite,
     AverageSite,
@@ -161,6 +162,7 @@ class _Planner:
                 self.live.update(self._visit(operation))
         self._place_constants()
         self._protect_softmaxes()
+        note_pieces(self.plan)
 
     def _has_own_derivative(self, operation: Operation) -> bool:
         if not any(map(self.flow.depends, operation.inputs)):
@@ -277,6 +279,8 @@ class _Planner:
 
     def _product(self, operation: Operation, carrying: list[Variable]) -> list[Variable]:
         if len(carrying) < 2:
+            if operation.name == "mul" and self._has_layer_rules():
+                note_outer_product(operation, carrying[0], self.plan)
             return carrying
         constant = constant_factor(operation, self.flow, self.composite)
         if constant is not None:
@@ -381,13 +385,15 @@ class _Planner:
     ) -> list[Variable]:
         rule, root, relu = self.composite.activation, activation.root, activation.relu
         self.plan.activations[operation.outputs[0]] = root
-        unchanged = isinstance(rule, BackwardRule) and not relu
-        if unchanged or isinstance(rule, Gradient) or (isinstance(rule, Pass) and relu):
+        if isinstance(rule, BackwardRule) and not relu:
             return self.flow.carrying_inputs(operation)
+        if isinstance(rule, Gradient) or (isinstance(rule, Pass) and relu):
+            return [root]  # The plain VJP, of all its parts too.
         end, inside = operation.outputs[0], ()
         if isinstance(rule, Flex) and not relu and not declared:
             inside = between(root, end, self.flow)
-        self._add(ActivationSite(operation, end, rule, root, relu, inside))
+        guess = "" if declared else doubt(end, root, self.flow)
+        self._add(ActivationSite(operation, end, rule, root, relu, inside, guess=guess))
         return [root]
 
     # Scans

@@ -121,7 +121,8 @@ class Folding:
                 axes = moved
             else:
                 value = self._through_step(step, value, constant)
-        return value if axes == start else _placed(value, axes, start, shape)
+        moved = axes != start or value.ndim != len(shape)
+        return _placed(value, axes, start, shape) if moved else value
 
     def _through_step(self, step: Step, value: Any, constant: bool) -> Any:
         name, params = step.operation.name, step.operation.params

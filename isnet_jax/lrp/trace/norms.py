@@ -14,14 +14,14 @@ the same value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from isnet_jax.lrp.trace import primitives
 from isnet_jax.lrp.trace.batch import Samples
 from isnet_jax.lrp.trace.dependence import Edge, Flow, is_relu, travels
-from isnet_jax.lrp.trace.homogeneity import scaling
+from isnet_jax.lrp.trace.homogeneity import Scaling, scaling
 from isnet_jax.lrp.trace.jaxpr import JOIN, Constant, Operand, Operation, Variable
 from isnet_jax.lrp.trace.primitives import facts
 from isnet_jax.lrp.trace.reductions import Reductions, reduced_axes
@@ -90,12 +90,10 @@ class _Finder:
                 reductions = self.reductions.behind(factor)
                 if not reductions:
                     continue
-                roots, behind = self._roots(other, reductions)
-                if not roots:
+                found = self._scaling(factor, other, reductions)
+                if found is None:
                     continue
-                scale = scaling(factor, roots, self.flow, self.reductions.behind)
-                if scale is None or scale.logarithm:
-                    continue
+                scale, behind = found
                 if scale.degree <= 0 if operation.name == "mul" else scale.degree >= 0:
                     edge = operation, position
                     if scale.doubtful:
@@ -105,14 +103,30 @@ class _Finder:
                     yield edge, self.kind(reductions)
                     break
 
-    def _roots(self, other: Operand, reductions: list[Operation]) -> tuple[set[Any], bool]:
-        """What is reduced and scaled, and whether the scale stands behind a map of it."""
+    def _scaling(
+        self, factor: Operand, other: Operand, reductions: list[Operation]
+    ) -> tuple[Scaling, bool] | None:
+        """How a factor scales with what it scales, and whether that is a map of what is reduced."""
+        for roots, behind in self._roots(other, reductions):
+            scale = scaling(factor, roots, self.flow, self.reductions.behind) if roots else None
+            if scale is not None and not scale.logarithm:
+                return scale, behind
+        return None
+
+    def _roots(
+        self, other: Operand, reductions: list[Operation]
+    ) -> Iterator[tuple[set[Variable], bool]]:
+        """What may be what is reduced and scaled, and whether the scale stands behind a map."""
         reduced = self.reductions.reduced_from(reductions)
-        common: set[Any] = reduced & self.flow.elementwise_ancestors([other])
-        behind = not common
-        if behind:
-            common = self._mapped(other, dict.fromkeys(reduced), _WAY)
-        return {v for v in common if not self._is_exponential(v)}, behind
+        if common := reduced & self.flow.elementwise_ancestors([other]):
+            yield self._not_exponential(common), False
+            # Where the mean of `(h - mean)^2` is scaled too, h is what both are made of.
+            reduced = {v for v in reduced if not self.reductions.behind(v)}
+        known: dict[Operand, set[Operand] | None] = dict.fromkeys(reduced)
+        yield self._not_exponential(self._mapped(other, known, _WAY)), True
+
+    def _not_exponential(self, values: Iterable[Any]) -> set[Variable]:
+        return {v for v in values if not self._is_exponential(v)}
 
     def _mapped(
         self, operand: Operand, known: dict[Operand, set[Operand] | None], way: int

@@ -1,0 +1,114 @@
+"""Layers in pieces, and spellings whose parts looked like something of their own."""
+
+import warnings
+
+import jax.numpy as jnp
+import pytest
+from handed import P, X, assert_same, smooth_rules
+from jax import lax, nn
+
+from isnet_jax import UserError, lrp
+
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.filterwarnings("ignore:lrp")]
+
+LAYERS = {"z+": lrp.ZPlus(), "epsilon": lrp.Composite(layer=lrp.Epsilon(0.1))}
+RULED = pytest.mark.parametrize("rules", LAYERS.values(), ids=LAYERS)
+
+
+def explained(f, rules, x=X):
+    logits, pullback = lrp.vjp(lambda x: nn.relu(f(x)) @ P["u"], x, rules=rules)
+    return pullback(jnp.ones_like(logits))
+
+
+def guesses(f, rules):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        explained(f, rules)
+    return "".join(str(warning.message) for warning in caught)
+
+
+@RULED
+def test_a_bias_behind_a_squeezed_convolution_folds(rules):
+    """A convolution over all places is a dense layer: its bias comes once they are squeezed."""
+    w = P["w"]
+
+    def convolution(x):
+        kernel = w.T[:, None, :]
+        numbers = ("NCH", "OIH", "NCH")
+        h = lax.conv_general_dilated(x[:, None], kernel, (1,), "VALID", dimension_numbers=numbers)
+        return nn.relu(h.squeeze(-1) + P["b"]) @ P["u"]
+
+    assert_same(convolution, lambda x: nn.relu(x @ w + P["b"]) @ P["u"], X, rules)
+
+
+@RULED
+def test_a_bias_behind_a_map_of_its_layer_is_refused(rules):
+    def mapped(x):
+        return lax.map(lambda row: row @ P["w"], x) + P["b"]
+
+    with pytest.raises(
+        UserError, match=r"in a scan or map, and the operation 'add'.*Put that into"
+    ):
+        explained(mapped, rules)
+    explained(lambda x: lax.map(lambda row: row @ P["w"] + P["b"], x), rules)
+
+
+@RULED
+def test_layers_in_pieces_are_guesses(rules):
+    w = P["w"]
+
+    def columns(x):
+        return jnp.concatenate([x @ w[:, :2], x @ w[:, 2:]], 1)
+
+    def rows(x):
+        return x[:, :2] @ w[:2] + x[:, 2:] @ w[2:]
+
+    def outer(x):
+        return sum(x[:, i, None] * w[i] for i in range(w.shape[0]))
+
+    assert not guesses(columns, rules)
+    assert "not for their bias" in guesses(lambda x: columns(x) + P["b"], rules)
+    assert not guesses(lambda x: columns(x) * 2, rules)
+    assert "a sum of layers of the pieces of one value" in guesses(rows, rules)
+    assert "is taken for a scale" in guesses(outer, rules)
+    assert not guesses(rows, lrp.Epsilon(0.01))
+
+
+@smooth_rules
+def test_the_reciprocal_of_a_sum_is_a_guess(rules):
+    """A softmax of differences, which nothing here takes for one."""
+
+    def gated(x):
+        h = x @ P["w"]
+        return (1 / jnp.exp(h[:, None, :] - h[:, :, None]).sum(-1)) @ P["q"]
+
+    assert "the reciprocal of a statistic" in guesses(gated, rules)
+
+
+@smooth_rules
+def test_the_centre_of_a_layer_norm_behind_its_scale(rules):
+    def scaled_first(x):
+        h = x @ P["w"]
+        scale = lax.rsqrt(h.var(-1, keepdims=True) + 1e-6)
+        return (h * scale + (P["b"] - h.mean(-1, keepdims=True) * scale)) @ P["u"]
+
+    def centred_first(x):
+        h = x @ P["w"]
+        centred = h - h.mean(-1, keepdims=True)
+        return (centred * lax.rsqrt(h.var(-1, keepdims=True) + 1e-6) + P["b"]) @ P["u"]
+
+    assert_same(scaled_first, centred_first, X, rules)
+
+
+@pytest.mark.parametrize(
+    "relu",
+    [lambda h: h * jnp.heaviside(h, 0.0), lambda h: h * jnp.clip(jnp.sign(h), 0, 1)],
+    ids=["heaviside", "sign"],
+)
+@pytest.mark.parametrize(
+    "rules", [lrp.ZPlus(), lrp.AttnLRP(), lrp.GuidedBackprop()], ids=["z+", "attn", "guided"]
+)
+def test_a_gate_inside_a_relu_is_no_activation_of_its_own(relu, rules):
+    assert_same(
+        lambda x: relu(x @ P["w"]) @ P["u"], lambda x: nn.relu(x @ P["w"]) @ P["u"], X, rules
+    )
