@@ -23,6 +23,8 @@ _KNOWN = {
     "tea": ("tea", "TEA"),
     "jtt": ("jtt", "JTT"),
     "dfr": ("dfr", "DFR"),
+    "segmentation": ("segmentation", "SegmentThenClassify"),
+    "multitask": ("multitask", "Multitask"),
 }
 _REGISTERED: dict[str, type[Method]] = {}
 

@@ -66,13 +66,24 @@ class UNet(Network):
 
     def embed(self, x: Images) -> Float[Array, "batch height width features"]:
         require_side(self, x, 2 ** (len(self.down) - 1))
-        fine: list[Array] = []
-        for number, level in enumerate(self.down):
-            x = level(max_pool(x, 2) if number else x)
-            fine.append(x)
-        for level, beside in zip(self.up, fine[-2::-1], strict=True):
-            x = level(jnp.concatenate([_doubled(x, beside.shape[1:3]), beside], -1))
-        return x
+        return way_up(self.up, way_down(self.down, x))
+
+
+def way_down(levels: nnx.List[Level], x: Images) -> list[Array]:
+    """The maps of each level, from the finest on."""
+    maps: list[Array] = []
+    for number, level in enumerate(levels):
+        x = level(max_pool(x, 2) if number else x)
+        maps.append(x)
+    return maps
+
+
+def way_up(levels: nnx.List[Level], maps: Sequence[Array]) -> Maps:
+    """Maps of the images' size, from those of the way down."""
+    x = maps[-1]
+    for level, beside in zip(levels, maps[-2::-1], strict=True):
+        x = level(jnp.concatenate([_doubled(x, beside.shape[1:3]), beside], -1))
+    return x
 
 
 def _doubled(x: Images, size: tuple[int, ...]) -> Maps:

@@ -50,8 +50,23 @@ def segmentation_loss(
       axis_name: a mapped axis over which the batch is split.
     """
     batch = Batch.of(batch).annotated()
+    logits = model(batch.image)  # pyright: ignore[reportCallIssue]
+    return pixel_loss(logits, batch, config, axis_name=axis_name)
+
+
+def pixel_loss(
+    logits: Float[Array, "batch height width 1"],
+    batch: Batch,
+    config: Segmentation,
+    *,
+    axis_name: str | None = None,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """`segmentation_loss` of logits that are there.
+
+    Args:
+      batch: with masks that fit, see `Batch.annotated`.
+    """
     weights, mask = batch.weighted_masks(axis_name)
-    logits: Array = model(batch.image)  # pyright: ignore[reportCallIssue]
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     mask = mask.astype(logits.dtype)
     cross = optax.sigmoid_binary_cross_entropy(logits, mask).mean(_OVER)
