@@ -56,7 +56,7 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
     Trainings are drawn with replacement; the interval is between the quantiles of their means.
     Of one training there is no interval, and of few it is too narrow: of three, it holds the true
-    mean in about three of four cases.
+    mean in about two of three cases.
     """
     bounds = central(_resampled_means(values)) if len(values) > 1 else (None, None)
     return Estimate(float(np.mean(values)), *bounds)
