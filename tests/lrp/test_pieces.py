@@ -4,7 +4,7 @@ import warnings
 
 import jax.numpy as jnp
 import pytest
-from handed import P, X, assert_same, smooth_rules
+from handed import P, X, assert_same, normal, smooth_rules, uniform
 from jax import lax, nn
 
 from isnet_jax import UserError, lrp
@@ -33,7 +33,7 @@ def test_a_bias_behind_a_squeezed_convolution_folds(rules):
     w = P["w"]
 
     def convolution(x):
-        kernel = w.T[:, None, :]
+        kernel = jnp.asarray(w.T[:, None, :])
         numbers = ("NCH", "OIH", "NCH")
         h = lax.conv_general_dilated(x[:, None], kernel, (1,), "VALID", dimension_numbers=numbers)
         return nn.relu(h.squeeze(-1) + P["b"]) @ P["u"]
@@ -112,3 +112,21 @@ def test_a_gate_inside_a_relu_is_no_activation_of_its_own(relu, rules):
     assert_same(
         lambda x: relu(x @ P["w"]) @ P["u"], lambda x: nn.relu(x @ P["w"]) @ P["u"], X, rules
     )
+
+
+@pytest.mark.parametrize("first", [lrp.Flat(), lrp.WSquare(), lrp.ZBox(0.0, 1.0)], ids=str)
+def test_padding_has_no_share(first):
+    images, kernel = uniform(2, 5, 5, 2), jnp.asarray(normal(3, 3, 2, 8, seed=7))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    around = ((0, 0), (1, 1), (1, 1), (0, 0))
+
+    def same(x):
+        h = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+        return nn.relu(h + P["b"]).mean((1, 2)) @ P["u"]
+
+    def padded(x):
+        x = jnp.pad(x, around)
+        h = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=numbers)
+        return nn.relu(h + P["b"]).mean((1, 2)) @ P["u"]
+
+    assert_same(padded, same, images, lrp.Composite(layer=lrp.Epsilon(0.1), first=first))

@@ -47,6 +47,7 @@ class Layer:
       z: the output.
       low: the smallest input, broadcastable like x; None where it is zero.
       high: the largest input, likewise.
+      inside: 0 where x is padding, else 1; None where it has none.
       nonnegative: x is known to have no negative elements.
     """
 
@@ -56,12 +57,13 @@ class Layer:
     z: Array
     low: Array | None = None
     high: Array | None = None
+    inside: Array | None = None
     nonnegative: bool = False
 
 
 jax.tree_util.register_dataclass(
     Layer,
-    data_fields=["x", "weight", "bias", "z", "low", "high"],
+    data_fields=["x", "weight", "bias", "z", "low", "high", "inside"],
     meta_fields=["nonnegative"],
 )
 

@@ -120,7 +120,7 @@ class WSquare(RelevanceRule):
 
     def redistribute(self, layer: Layer, apply: Apply, relevance: Array) -> Array:
         weight = layer.weight**2
-        z = apply(jnp.ones_like(layer.x), weight)
+        z = apply(_ones(layer), weight)
         if not self.zero_bias:
             z = z + layer.bias**2
         return transpose(apply, layer.x, weight, relevance / stabilise(z, self.epsilon))
@@ -143,5 +143,11 @@ class Flat(RelevanceRule):
 
     def redistribute(self, layer: Layer, apply: Apply, relevance: Array) -> Array:
         weight = jnp.ones_like(layer.weight)
-        z = apply(jnp.ones_like(layer.x), weight)
+        z = apply(_ones(layer), weight)
         return transpose(apply, layer.x, weight, relevance / stabilise(z, self.epsilon))
+
+
+def _ones(layer: Layer) -> Array:
+    """One for each input that can have a share, however the padding is written."""
+    ones = jnp.ones_like(layer.x)
+    return ones if layer.inside is None else ones * layer.inside

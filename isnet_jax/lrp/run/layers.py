@@ -14,7 +14,7 @@ from isnet_jax.lrp.plan.layers import Channels, channel_axes, moved_axes, weight
 from isnet_jax.lrp.plan.sites import LayerSite, Plan, Step
 from isnet_jax.lrp.rules import Layer, LayerRule, Level, RelevanceRule
 from isnet_jax.lrp.trace.jaxpr import Constant, Operand, Variable, varying_like
-from isnet_jax.lrp.trace.primitives import SHAPING
+from isnet_jax.lrp.trace.primitives import MOVES, SHAPING
 
 _AFFINE: dict[str, Callable[[Any, Any], Any]] = {
     "add": jnp.add,
@@ -42,6 +42,7 @@ class Folding:
         self.first_sources = plan.first_sources
         self.values = values
         self.layers: dict[Variable, Folded] = {}
+        self.insides: dict[Variable, Any] = {}
 
     def layer(self, site: LayerSite) -> Folded:
         """The folded layer of a site."""
@@ -90,9 +91,36 @@ class Folding:
             z=factor * self.values[output] + bias if constant else restore(self.values[site.at]),
             low=self._bound(site, x, getattr(rule, "low", None)),
             high=self._bound(site, x, getattr(rule, "high", None)),
+            inside=self._inside(x) if isinstance(rule, RelevanceRule) else None,
             nonnegative=self.flow.nonnegative(x),
         )
         return Folded(layer, apply, restore)
+
+    def _inside(self, variable: Variable) -> Any | None:
+        """0 where the value is padding, else 1; None if none is to be seen."""
+        if variable not in self.insides:
+            self.insides[variable] = self._computed_inside(variable)
+        return self.insides[variable]
+
+    def _computed_inside(self, variable: Variable) -> Any | None:
+        producer = self.flow.producer.get(variable)
+        copies = producer in self.plan.copies
+        if producer is None or not (copies or producer.name in MOVES):
+            return None
+        carrying = self.flow.carrying_inputs(producer)
+        known = {source: self._inside(source) for source in carrying}
+        pads = producer.name == "pad"
+        if not (pads or copies) and all(found is None for found in known.values()):
+            return None
+
+        def read(operand: Operand) -> Any:
+            if operand not in known:
+                return jnp.zeros_like(self.read(operand)) if pads else self.read(operand)
+            found = known[operand]  # pyright: ignore[reportArgumentType]
+            return jnp.ones_like(self.values[operand]) if found is None else found  # pyright: ignore
+
+        operands = map(read, producer.inputs)
+        return producer.bind(*operands)[producer.outputs.index(variable)]
 
     def read(self, operand: Operand) -> Any:
         if isinstance(operand, Constant):
