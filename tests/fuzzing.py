@@ -41,3 +41,16 @@ def fuzz(examples: int, strategy: st.SearchStrategy, test: Callable[[Any], None]
             signal.alarm(0)
 
     run()
+
+
+def spoilt(text: bytes) -> st.SearchStrategy[bytes]:
+    """Bytes with some taken out, put in, or in another's place."""
+    places = st.tuples(st.integers(0, len(text)), st.integers(0, 9), st.binary(max_size=4))
+
+    def apply(changes: list[tuple[int, int, bytes]]) -> bytes:
+        data = text
+        for place, taken, put in changes:
+            data = data[:place] + put + data[place + taken :]
+        return data
+
+    return st.lists(places, min_size=1, max_size=3).map(apply)

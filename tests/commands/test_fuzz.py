@@ -16,7 +16,7 @@ import own_pictures as own
 import pytest
 import safetensors.numpy
 from flax import nnx
-from fuzzing import counts, fuzz
+from fuzzing import counts, fuzz, spoilt
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -41,19 +41,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=5,
 )
-
-
-def spoilt(text: bytes) -> st.SearchStrategy[bytes]:
-    """A text of bytes with some taken out, put in, or in another's place."""
-    places = st.tuples(st.integers(0, len(text)), st.integers(0, 9), st.binary(max_size=4))
-
-    def apply(changes: list[tuple[int, int, bytes]]) -> bytes:
-        data = text
-        for place, taken, put in changes:
-            data = data[:place] + put + data[place + taken :]
-        return data
-
-    return st.lists(places, min_size=1, max_size=3).map(apply)
 
 
 def changed(record: Any) -> st.SearchStrategy[Any]:

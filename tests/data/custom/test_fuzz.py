@@ -1,6 +1,6 @@
 """Malformed folders, tables, annotations and masks: an error of ours, or exactly the right data.
 
-The slow version makes 5,000 of them: `pytest -m slow tests/data/test_own_data_fuzz.py`.
+The slow version makes 10,000 of them: `pytest -m slow tests/data/custom/test_fuzz.py`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,21 @@ from typing import Any
 import numpy as np
 import own_pictures as own
 import pytest
-from fuzzing import counts, fuzz
+from dicom_film import film
+from fuzzing import counts, fuzz, spoilt
 from hypothesis import strategies as st
 from PIL import Image
 
 from isnet_jax.commands.main import main
 from isnet_jax.data import Split, load_split, open_prepared
 from isnet_jax.data.custom.readers import Contents, PixelRules, Rejected
-from isnet_jax.data.custom.readers.pictures import MaskFile, decode_image
+from isnet_jax.data.custom.readers.pictures import (
+    MAX_PIXELS,
+    MaskFile,
+    decode_image,
+    decode_numbers,
+    decode_values,
+)
 
 
 @contextlib.contextmanager
@@ -379,6 +386,114 @@ def test_annotations(examples: int, annotated: Path):
         st.sampled_from(["only", "largest", "all"]),
     )
     fuzz(examples, strategy, test)
+
+
+BOX = (
+    "<annotation><object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>"
+    "<ymax>{}</ymax></bndbox></object></annotation>"
+)
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = own.write_voc(tmp_path_factory.mktemp("voc"))
+    for number in range(12):
+        left, top, *_, bottom = own.rectangle(number)
+        text = BOX.format(own.CLASSES[number % 2], left + 1, top + 1, left + 3, bottom)
+        own.write(root / "Annotations" / f"{number:02d}.xml", text.encode())
+    return root
+
+
+@counts(60, 2500)
+def test_numbers_and_boxes(examples: int, voc: Path):
+    """Of VOC: pictures, masks of numbers, names of the classes, XML."""
+
+    def test(case: tuple[list[tuple[str, int, str, int]], bytes, bytes, bool, bool]) -> None:
+        done, names, box, boxes, skip = case
+        with copied(voc) as source:
+            fatal = set()
+            for kind, number, damage, value in done:
+                kind = "masks" if damage in MASK_DAMAGE else kind
+                folder = "JPEGImages" if kind == "images" else "SegmentationClass"
+                path = source / folder / f"{number:02d}.png"
+                if path.is_file():
+                    action, always = {**DAMAGE, **MASK_DAMAGE}[damage]
+                    action(path, value)
+                    if always and (kind == "images" or not boxes):
+                        fatal.add(f"JPEGImages/{number:02d}.png")
+            (source / "class_names.txt").write_bytes(names)
+            (source / "Annotations" / "03.xml").write_bytes(box)
+            out = source.parent / "out"
+            splits = prepared(out, "voc", source, *["--skip-bad"] * skip, *["--boxes"] * boxes)
+            for name, image, mask, label in samples(splits or {}):
+                number = int(Path(name).stem)
+                assert name not in fatal
+                assert same_picture(source / name, image)
+                if boxes and number == 3:
+                    continue  # Another box may be a box.
+                assert np.array_equal(mask, own.drawn(number))
+                if names == b"cat\ndog\n":
+                    assert label == own.CLASSES[number % 2]
+
+    damaged = st.lists(
+        st.tuples(
+            st.sampled_from(["images", "masks"]),
+            st.integers(0, 11),
+            st.sampled_from([*DAMAGE, *MASK_DAMAGE]),
+            st.integers(0, 10_000),
+        ),
+        max_size=2,
+        unique_by=lambda damage: damage[:2],
+    )
+    whole, box = b"cat\ndog\n", BOX.format("dog", 2, 3, 4, 6).encode()
+    strategy = st.tuples(
+        damaged,
+        st.just(whole) | spoilt(whole),
+        st.just(box) | spoilt(box),
+        st.booleans(),
+        st.booleans(),
+    )
+    fuzz(examples, strategy, test)
+
+
+def encoded(kind: str, array: np.ndarray, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+GREY = own.pixels(0)[..., 0]
+PICTURES = (
+    *(encoded(kind, own.pixels(0)) for kind in ("JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")),
+    *(encoded(kind, GREY) for kind in ("PNG", "TIFF", "PPM")),
+    encoded("TIFF", own.pixels(0), compression="tiff_lzw"),
+    encoded("PNG", GREY.astype(np.uint16) * 257),
+    own.numbered(own.drawn(0), 2),
+    film(),
+    film(PhotometricInterpretation="MONOCHROME1", WindowCenter=1000, WindowWidth=500),
+)
+
+
+@counts(150, 2500)
+def test_pictures(examples: int):
+    """Of every format, DICOM included; without checksums they may become others, never odd ones."""
+
+    def test(data: bytes) -> None:
+        for decode in (
+            lambda: decode_image(data, ".png", PixelRules()),
+            lambda: decode_image(data, ".dcm", PixelRules()),
+            lambda: decode_values(data),
+            lambda: decode_numbers(data),
+        ):
+            try:
+                pixels = decode()
+            except Rejected:
+                continue
+            assert pixels.dtype in (np.uint8, np.uint16, np.int32)
+            assert pixels.ndim == 2 or pixels.shape[2:] == (3,)
+            assert 0 < pixels.size <= 3 * MAX_PIXELS
+
+    fuzz(examples, st.sampled_from(PICTURES).flatmap(spoilt), test)
 
 
 @counts(150, 1000)
