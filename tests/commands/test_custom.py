@@ -170,6 +170,8 @@ def test_data_that_lack_a_split_are_refused_before_training(
         (("prepare", "folder", ".", "--fit", "squeeze"), "invalid choice 'squeeze'"),
         (("prepare", "folder", ".", "--mask-threshold", "0"), "mask_threshold is 0"),
         (("train", "own-data", "x", "--model", "resnet81"), "did you mean 'resnet18'"),
+        (("compare", "--against", "x"), "expected at least one run on each side"),
+        (("compare", "/absent", "--against", "x"), "/absent holds no run"),
         (("train", "own-data", "x", "--plain-epochs", "-1"), "plain_epochs is -1"),
         (("train", "own-data", "x", "--dtype", "float8"), "invalid choice 'float8'"),
         (
