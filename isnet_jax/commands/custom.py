@@ -21,6 +21,7 @@ from isnet_jax.commands.trained import Reading
 from isnet_jax.data import Split, load_split, open_prepared
 from isnet_jax.data.custom.builder import MANIFEST
 from isnet_jax.data.custom.fingerprints import content
+from isnet_jax.data.custom.groups import with_groups_of
 from isnet_jax.data.custom.preparation import record_of
 from isnet_jax.errors import UserError, printable
 from isnet_jax.evaluation.judge import Splits
@@ -50,6 +51,8 @@ class OwnDataJob(TrainingJob):
     Attributes:
       data: folder of the prepared data.
       plain_epochs: passes of a plain classifier to compare with; 0 trains none.
+      groups: a CSV table with the columns image, as `isnet-jax prepare` names them, and group, such
+        as where the image comes from, for methods that go by groups.
     """
 
     data: Annotated[Path, tyro.conf.Positional] = dataclasses.field(kw_only=False)
@@ -58,6 +61,7 @@ class OwnDataJob(TrainingJob):
     epochs: int = 30
     plain_epochs: int = 0
     batch_size: int = 32
+    groups: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +91,31 @@ def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
         job = job.with_classification(task="multilabel")
     job = job.calibrated()
     settings = train.settings_of(job) | known_of(job.data)
-    load = functools.partial(splits_of, builder, console)
+    if job.groups is not None:
+        settings["groups_content"] = _digest(job.groups)
+    load = functools.partial(_grouped, job.groups, builder, console)
     known = functools.partial(known_by_content, job.data)
     return train.run(job, settings, load, console, _WORDS, known)
+
+
+def _grouped(groups: Path | None, builder: DatasetBuilder, console: Console) -> dict[str, Split]:
+    splits = splits_of(builder, console)
+    return splits if groups is None else with_groups_of(splits, groups)
+
+
+def _digest(file: Path) -> str:
+    """SHA-256.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"{printable(file)} cannot be read ({error.strerror or error}). Expected a CSV table "
+            "with the columns image and group."
+        ) from error
 
 
 def of_task(isnet: ISNetConfig, builder: DatasetBuilder) -> ISNetConfig:

@@ -25,8 +25,8 @@ def numbered(method: str, *splits: Split) -> tuple[Split, ...]:
     if len(found) < len(splits):
         raise UserError(
             f"{method} needs to know which samples share their class and what misleads about it, "
-            "and these data do not say. Use a drawn data set, give Split its groups, or choose a "
-            "method that goes by masks, such as isnet or swap."
+            "and these data do not say. Give own data a table, --groups FILE (in Python, "
+            "Split its groups), or choose a method that goes by masks, such as isnet or swap."
         )
     _, numbers = np.unique(np.concatenate(found), return_inverse=True)
     ends = np.cumsum([len(split) for split in splits])[:-1]

@@ -36,6 +36,7 @@ _MODELS: dict[str, functools.partial[Network]] = {
     "densenet169": functools.partial(DenseNet, depths=(6, 12, 32, 32)),
     "densenet201": functools.partial(DenseNet, depths=(6, 12, 48, 32)),
     "densenet264": functools.partial(DenseNet, depths=(6, 12, 64, 48)),
+    "vit_compact": functools.partial(VisionTransformer, width=32, depth=4, heads=4, patch=4),
     "vit_s_16": functools.partial(VisionTransformer, width=384, depth=12, heads=6),
     "vit_b_16": functools.partial(VisionTransformer, width=768, depth=12, heads=12),
     "vit_l_16": functools.partial(VisionTransformer, width=1024, depth=24, heads=16),

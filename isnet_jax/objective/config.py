@@ -18,7 +18,7 @@ from isnet_jax.objective.losses import BackgroundNorm, ForegroundLoss
 Variant = Literal[
     "selective", "stochastic", "original", "dual", "gradient_input", "softmax_gradient_input"
 ]
-Engine = Literal["flex", "block"]
+Engine = Literal["flex", "block", "attention"]
 BatchStats = Literal["gradient", "constant"]
 Bounds = tuple[float, float]
 
@@ -53,12 +53,13 @@ class ISNetConfig:
         that layer. The ablations have none.
       batch_stats: whether the explanation passes through batch norm's statistics in train mode
         ("gradient", the reference's LRP-Flex) or takes them as constants ("constant", LRP as the
-        theory has it, and always with `engine="block"` and LRP-z+).
+        theory has it, and always with other engines than "flex" and with LRP-z+).
       deep_supervision: also supervise relevance at hidden places: True for the model's own
         `supervised_places`, or the names of places marked with `lrp.tap`.
       deep_supervision_decay: decay of GWRP over the places' losses.
       engine: "flex" has LRP-epsilon at the activations, all else is the plain VJP; "block" is
-        explicit LRP-epsilon at every layer with batch norm folded in.
+        explicit LRP-epsilon at every layer with batch norm folded in; "attention" is AttnLRP, for
+        transformers, with LRP-epsilon at layers and sums.
       background_norm: what relevance is measured by: "absolute", the mean |R| in the mask;
         "signed", the mean R there; "none", by 1 / (C * H * W).
       heatmap_schedule: (step, P) pairs in order: P of training steps, linear in between and
@@ -222,10 +223,13 @@ class ISNetConfig:
         first = box if self.box_rule is True else self.box_rule or None
         if self.variant in ABLATIONS:
             return (lrp.ISNetFlex(0.0, batch_statistics=self.batch_stats),)
-        if self.engine == "block":
-            epsilon = lrp.ISNetBlock(self.lrp_epsilon, first=first)
-        else:
-            epsilon = lrp.ISNetFlex(self.lrp_epsilon, first, batch_statistics=self.batch_stats)
+        match self.engine:
+            case "block":
+                epsilon = lrp.ISNetBlock(self.lrp_epsilon, first=first)
+            case "attention":
+                epsilon = lrp.AttnLRP(self.lrp_epsilon, first)
+            case "flex":
+                epsilon = lrp.ISNetFlex(self.lrp_epsilon, first, batch_statistics=self.batch_stats)
         if self.variant == "dual":
             return lrp.Composite(layer=lrp.ZPlus(), first=first), epsilon
         return (epsilon,)

@@ -93,6 +93,17 @@ def test_a_step_of_each_kind_of_block(family, precision):
     assert metrics["nonfinite"] == 0
 
 
+def test_a_transformer_is_trained_on_heatmaps_of_attnlrp():
+    """Traced only, to the second order."""
+    config = ISNetConfig(engine="attention")
+    model, optimiser = FAMILIES["vit"](rngs=nnx.Rngs(0)), optax.sgd(1e-3)
+    state = init_state(model, optimiser, jax.random.key(0))
+    shapes = {"image": (2, 32, 32, 3), "mask": (2, 32, 32, 1)}
+    batch = {name: jnp.ones(shape) for name, shape in shapes.items()} | {"label": jnp.arange(2)}
+    _, metrics = jax.eval_shape(build_step(model, loss_function(config), optimiser), state, batch)
+    assert {"heatmap", "classification", "nonfinite"} <= set(metrics)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", models.list())

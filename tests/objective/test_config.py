@@ -80,6 +80,9 @@ def test_engines():
     assert ISNetConfig(engine="block").composites() == (
         lrp.ISNetBlock(1e-2, first=lrp.ZBox(0.0, 1.0)),
     )
+    assert ISNetConfig(engine="attention", lrp_epsilon=0.1).composites() == (
+        lrp.AttnLRP(0.1, lrp.ZBox(0.0, 1.0, 0.1)),
+    )
     plus, epsilon = ISNetConfig(variant="dual", box_rule=False).composites()
     assert (plus.layer, plus.first) == (lrp.ZPlus(), None)
     assert epsilon == lrp.ISNetFlex(1e-2, batch_statistics="constant")

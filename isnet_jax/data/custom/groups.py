@@ -1,0 +1,70 @@
+"""Groups of own images, from a table beside the prepared data."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from isnet_jax.data.custom.readers.samples import read_text
+from isnet_jax.data.split import Split
+from isnet_jax.errors import UserError, printable
+
+_COLUMNS = ("image", "group")
+_GROUPED = ("train", "validation")
+_SHOWN = 3
+
+
+def with_groups_of(splits: Mapping[str, Split], table: Path) -> dict[str, Split]:
+    """The splits; train and validation know their groups: class, and what the table says.
+
+    Args:
+      table: CSV with the columns image, the id of a prepared sample, and group, any text: where
+        the image comes from, or what else may mislead about its class. Other columns and images
+        are passed over.
+
+    Raises:
+      UserError: no such table, other columns, or training or validation images that it lacks.
+    """
+    named = _read(table)
+    found = dict(splits)
+    for name in _GROUPED:
+        split = found[name]
+        lacking = [sample for sample in split.ids if sample not in named]
+        if lacking:
+            shown = ", ".join(map(printable, lacking[:_SHOWN]))
+            more = ", ..." if len(lacking) > _SHOWN else ""
+            raise UserError(
+                f"{printable(table)} lacks {len(lacking):,} of {len(split):,} images of the split "
+                f"{name}: {shown}{more}. Expected a row for each, with its name in the column "
+                "image."
+            )
+    texts = sorted(set(named.values()))
+    for name in _GROUPED:
+        told = np.searchsorted(texts, [named[sample] for sample in found[name].ids])
+        labels = found[name].labels
+        classes = labels if labels.ndim == 1 else np.zeros(len(labels), int)
+        groups = (classes * len(texts) + told).astype(np.int32)
+        found[name] = dataclasses.replace(found[name], groups=groups)
+    return found
+
+
+def _read(table: Path) -> dict[str, str]:
+    """The group of each image."""
+    reader = csv.DictReader(io.StringIO(read_text(table, "a CSV table"), newline=""))
+    try:
+        header, rows = reader.fieldnames or (), list(reader)
+    except csv.Error as error:
+        raise UserError(
+            f"{printable(table)} line {reader.line_num}: not a CSV table ({error})."
+        ) from error
+    if not set(_COLUMNS) <= set(header):
+        raise UserError(
+            f"{printable(table)} has the columns {', '.join(map(printable, header)) or 'none'}; "
+            f"expected {' and '.join(_COLUMNS)}."
+        )
+    return {row["image"]: row["group"] or "" for row in rows}
