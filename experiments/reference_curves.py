@@ -18,7 +18,7 @@ import json
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from isnet_jax.training.provenance import machine
 P, DECAY, RANGE, EPSILON = 0.7, 0.9, (1.0, 25.0), 1e-2
 LEARNING_RATE, MOMENTUM, CLIP = 1e-2, 0.9, 1.0
 
-Batch = dict[str, np.ndarray]
+Batch = Mapping[str, np.ndarray]
 Step = Callable[[Batch], float]
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -118,7 +118,7 @@ def accuracy(classify: Predict, test: Split, size: int = 250) -> float:
 
 def reference_side(experiment: Experiment, classes: int) -> tuple[dict[str, Any], Step, Predict]:
     """The authors' network: its first weights, by name, its step and what it predicts."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     sys.path.insert(0, str(experiment.reference))
     # Some of the authors' files import what only other parts of them use.
