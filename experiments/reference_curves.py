@@ -43,7 +43,7 @@ from isnet_jax.training.provenance import machine
 P, DECAY, RANGE, EPSILON = 0.7, 0.9, (1.0, 25.0), 1e-2
 LEARNING_RATE, MOMENTUM, CLIP = 1e-2, 0.9, 1.0
 
-Batch = Mapping[str, np.ndarray]
+Batch = Mapping[str, Any]
 Step = Callable[[Batch], float]
 Predict = Callable[[np.ndarray], np.ndarray]
 
