@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -36,7 +36,14 @@ from isnet_jax.training import ModelDescription, OptimiserConfig, TrainConfig, f
 from isnet_jax.training.provenance import machine
 from isnet_jax.training.serial import to_dict
 
+Row = Literal["predict", "predict --heatmaps", "explain"]
 CLASSES = ("a", "b")
+# What the network does alone for each command, in batches of the same size.
+ALONE: dict[Row, str] = {
+    "predict": "forward",
+    "predict --heatmaps": "relevance, by 32",
+    "explain": "relevance, by 8",
+}
 QUIET = Console(quiet=True)
 
 
@@ -48,6 +55,7 @@ class Benchmark:
         network: one of models.list().
         images: number of pictures.
         size: side of the images in pixels.
+        rows: which commands.
         small: 24 images of 32 x 32 pixels instead, for the smallest network.
         out: file of the result.
     """
@@ -55,6 +63,7 @@ class Benchmark:
     network: str = "resnet18"
     images: int = 1000
     size: int = 224
+    rows: tuple[Row, ...] = ("predict", "predict --heatmaps", "explain")
     small: bool = False
     out: Path = Path("benchmarks/results/commands_throughput.json")
 
@@ -69,9 +78,7 @@ def main(options: Benchmark) -> None:
         _write_run(folder / "run", options)
         seconds = _timed(folder, options)
     ratios = {
-        "predict": seconds["predict"] / seconds["forward"],
-        "predict --heatmaps": seconds["predict --heatmaps"] / seconds["relevance, by 32"],
-        "explain": seconds["explain"] / seconds["relevance, by 8"],
+        name: found / seconds[ALONE[name]] for name, found in seconds.items() if name in ALONE
     }
     for name, found in seconds.items():
         ratio = f"  {ratios[name]:.2f} times the network" if name in ratios else ""
@@ -110,7 +117,9 @@ def _timed(folder: Path, options: Benchmark) -> dict[str, float]:
     first = tuple(sorted((folder / "images").iterdir())[:few])
     seconds = {}
     for name, call in calls.items():
-        bare = name.startswith(("forward", "relevance"))
+        bare = name in ALONE.values()
+        if not any(name in (row, ALONE[row]) for row in options.rows):
+            continue
         call(pixels[:few] if bare else first)  # compiles
         started = time.perf_counter()
         call(pixels if bare else images)
