@@ -55,7 +55,7 @@ class Logs:
         others the id is kept in KIND/NAME, so that a resumed training goes on in the same run.
       name: of the network.
       kinds: which ones.
-      options: of the training, shown beside the curves.
+      options: of the training, shown beside the curves: those that the run was begun with.
     """
 
     run: Path
@@ -104,18 +104,22 @@ class _Wandb:
         import wandb  # pyright: ignore[reportMissingImports]
 
         self._picture = wandb.Image
+        known = _known(folder)
+        identity = known or uuid.uuid4().hex
+        folder.mkdir(parents=True, exist_ok=True)
         self._run = _reached(
             "Weights & Biases",
             "Log in (wandb login), or keep the run here: WANDB_MODE=offline",
             lambda: wandb.init(
                 project=os.environ.get("WANDB_PROJECT", _PROJECT),
                 name=logs.title,
-                id=_kept(folder, lambda: uuid.uuid4().hex),
+                id=identity,
                 resume="allow",
                 dir=str(folder),
-                config=dict(logs.options),
+                config=None if known else dict(logs.options),
             ),
         )
+        _keep(folder, identity)
 
     def __enter__(self) -> _Wandb:
         return self
@@ -150,17 +154,17 @@ class _Mlflow:
         )
 
     def _opened(self, client: Any, logs: Logs, folder: Path) -> tuple[Any, str]:
-        def create() -> str:
+        identity = _known(folder)
+        if identity is None:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
             found = client.get_experiment_by_name(name)
             experiment = client.create_experiment(name) if found is None else found.experiment_id
-            return client.create_run(experiment, run_name=logs.title).info.run_id
-
-        identity = _kept(folder, create)
+            identity = client.create_run(experiment, run_name=logs.title).info.run_id
+            options = [self._entities.Param(key, str(value)) for key, value in _flat(logs.options)]
+            for start in range(0, len(options), _MOST_OPTIONS):
+                client.log_batch(identity, params=options[start : start + _MOST_OPTIONS])
+            _keep(folder, identity)
         client.update_run(identity, status="RUNNING")
-        options = [self._entities.Param(key, str(value)) for key, value in _flat(logs.options)]
-        for start in range(0, len(options), _MOST_OPTIONS):
-            client.log_batch(identity, params=options[start : start + _MOST_OPTIONS])
         return client, identity
 
     def __enter__(self) -> _Mlflow:
@@ -190,12 +194,14 @@ _KINDS: Mapping[Kind, Callable[[Logs, Path, int], Log]] = {
 }
 
 
-def _kept(folder: Path, create: Callable[[], str]) -> str:
-    """The id of a run that was begun here before, or of a new one."""
+def _known(folder: Path) -> str | None:
+    """The id of a run that was begun here before."""
     file = folder / _ID
-    if not file.exists():
-        write_atomically(file, create())
-    return file.read_text().strip()
+    return file.read_text().strip() if file.exists() else None
+
+
+def _keep(folder: Path, identity: str) -> None:
+    write_atomically(folder / _ID, identity)
 
 
 def _reached(service: str, remedy: str, call: Callable[[], Any]) -> Any:
