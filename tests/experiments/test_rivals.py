@@ -1,0 +1,39 @@
+"""The comparison of methods, at its smallest, and once more where all is kept."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+def test_two_methods_one_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    rivals = importlib.import_module("rivals")
+
+    experiment = rivals.Experiment(
+        sets=("decoy",),
+        methods=("swap",),
+        seeds=(0,),
+        epochs=1,
+        limit=100,
+        search_rates=(1e-2,),
+        budgets=("steps",),
+        out=tmp_path / "out",
+        data_dir=tmp_path / "data",
+    )
+    rivals.main(experiment)
+    table = experiment.out / "table.json"
+    isnet, swap = json.loads(table.read_text())["rows"]
+    assert isnet["against"] is None
+    assert {*swap["against"]} >= {"biased", "unseen"}
+    assert swap["statistics"]["unbiased"]["accuracy"]["low"] <= swap["unbiased"]
+    assert "| swap |" in (experiment.out / "table.md").read_text()
+
+    monkeypatch.setattr(rivals.hard.train, "fit", None, raising=False)
+    rivals.main(experiment)
+    assert json.loads(table.read_text())["rows"] == [isnet, swap]
+    sys.modules.pop("rivals")
