@@ -25,6 +25,9 @@ _KNOWN = {
     "dfr": ("dfr", "DFR"),
     "segmentation": ("segmentation", "SegmentThenClassify"),
     "multitask": ("multitask", "Multitask"),
+    "gain": ("gain", "GAIN"),
+    "ham": ("ham", "HAM"),
+    "attention-gated": ("attention_gated", "AttentionGated"),
 }
 _REGISTERED: dict[str, type[Method]] = {}
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from isnet_jax.models.layers import (
     BatchNorm,
@@ -18,7 +18,6 @@ from isnet_jax.models.layers import (
     Maps,
     Moments,
     average_pool,
-    global_average,
     max_pool,
 )
 from isnet_jax.models.network import Network, Stages, rematerialised, require_side
@@ -204,6 +203,6 @@ class DenseNet(Network):
         ]
         return tuple(tuple(f"features.{name}" for name in part) for part in parts)
 
-    def embed(self, x: Images) -> Float[Array, "batch features"]:
+    def maps(self, x: Images) -> Maps:
         require_side(self, x, self.features.least_side)
-        return global_average(self.features(x))
+        return self.features(x)

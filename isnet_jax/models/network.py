@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from isnet_jax.errors import UserError, suggest
-from isnet_jax.models.layers import Images, Linear
+from isnet_jax.models.layers import Images, Linear, Maps, global_average
 
 Normalisation = str | tuple[Sequence[float], Sequence[float]]
 Stages = tuple[tuple[str, ...], ...]
@@ -46,7 +46,8 @@ class Network(nnx.Module):
     """Images (B, H, W, C) in [0, 1] to logits (B, classes).
 
     A subclass builds its layers and has `embed`, images to the features (B, F) that its last
-    dense layer reads, and `head`, that layer.
+    dense layer reads, and `head`, that layer. Where features are means of maps over all places, it
+    has `maps` in place of `embed`; where they are made of maps otherwise, `pooled` too.
 
     Args:
       in_channels: C, 1 for grey and 3 for colour images.
@@ -87,21 +88,39 @@ class Network(nnx.Module):
         """The parts before the head, from the input on; all in one unless a subclass says more."""
         return (("",),)
 
+    def maps(self, x: Images) -> Maps:
+        """The last maps, before places are joined."""
+        raise UserError(
+            f"{type(self).__name__} has no maps of places from which classes are read; expected a "
+            "convolutional classifier, such as compact, a ResNet, a VGG or a DenseNet."
+        )
+
+    def pooled(self, maps: Maps) -> Float[Array, "batch pooled"]:
+        """What the head reads of the maps."""
+        return global_average(maps)
+
     def embed(self, x: Images) -> Float[Array, "batch *place features"]:
         """What the head reads; of segmenters, at each place of the image."""
-        raise NotImplementedError
+        return self.pooled(self.maps(x))
 
     def __call__(self, x: Array) -> Float[Array, "batch *place classes"]:
+        return self.decided(self.embed(self.prepared(x)))
+
+    def prepared(self, x: Array) -> Images:
+        """Images as `embed` and `maps` take them: checked, normalised, in the layers' dtype."""
         self._check(x)
-        parameters = self.head.kernel[...].dtype
         if self.normalisation is not None:
             x = self.normalisation(x)
-        x = x.astype(self.dtype or jnp.promote_types(x.dtype, parameters))
-        features = self.embed(x)
+        return x.astype(self.dtype or jnp.promote_types(x.dtype, self.head.kernel[...].dtype))
+
+    def decided(
+        self, features: Float[Array, "batch *place features"]
+    ) -> Float[Array, "batch *place classes"]:
+        """The logits of features."""
         if self.dropout is not None:
             features = self.dropout(features)
         logits = self.head(features)
-        return logits.astype(jnp.promote_types(logits.dtype, parameters))
+        return logits.astype(jnp.promote_types(logits.dtype, self.head.kernel[...].dtype))
 
     def stage_of(self, path: str) -> int:
         """The number of the stage that a module or parameter lies in; the head's is their count.

@@ -7,7 +7,6 @@ from typing import Any
 
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
 
 from isnet_jax.models.layers import (
     BatchNorm,
@@ -15,7 +14,6 @@ from isnet_jax.models.layers import (
     Images,
     Linear,
     Maps,
-    global_average,
     max_pool,
 )
 from isnet_jax.models.network import Network, Stages, rematerialised
@@ -122,10 +120,10 @@ class ResNet(Network):
     def stages(self) -> Stages:
         return (("conv1", "bn1"), *((f"layer{number}",) for number in (1, 2, 3, 4)))
 
-    def embed(self, x: Images) -> Float[Array, "batch features"]:
+    def maps(self, x: Images) -> Maps:
         x = max_pool(nnx.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
         for number in (1, 2, 3, 4):
             for block in getattr(self, f"layer{number}"):
                 x = rematerialised(type(block).__call__, block, x) if self.remat else block(x)
             x = checkpoint_name(x, f"stage{number}")
-        return global_average(x)
+        return x

@@ -7,9 +7,8 @@ from typing import Any
 
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
 
-from isnet_jax.models.layers import BatchNorm, Conv, Images, Linear, global_average, max_pool
+from isnet_jax.models.layers import BatchNorm, Conv, Images, Linear, Maps, max_pool
 from isnet_jax.models.network import Network, Stages, require_side
 
 
@@ -33,11 +32,11 @@ class Small(Network):
     def stages(self) -> Stages:
         return (("conv1", "bn1"), ("conv2", "bn2"), ("conv3",))
 
-    def embed(self, x: Images) -> Float[Array, "batch features"]:
+    def maps(self, x: Images) -> Maps:
         require_side(self, x, 2)
         x = max_pool(nnx.relu(self.bn1(self.conv1(x))), 2)
         x = nnx.relu(self.bn2(self.conv2(x)) + x)
-        return global_average(nnx.relu(self.conv3(x)))
+        return nnx.relu(self.conv3(x))
 
 
 class Compact(Network):
@@ -77,10 +76,10 @@ class Compact(Network):
     def stages(self) -> Stages:
         return tuple((f"convs.{n}", f"norms.{n}") for n in range(len(self.convs)))
 
-    def embed(self, x: Images) -> Float[Array, "batch features"]:
+    def maps(self, x: Images) -> Maps:
         require_side(self, x, 2 ** (len(self.convs) - 1))
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             if number:
                 x = checkpoint_name(max_pool(x, 2), f"pool{number}")
             x = nnx.relu(norm(conv(x)))
-        return global_average(x)
+        return x

@@ -112,7 +112,7 @@ class VGG(Network):
                 stages.append(())
         return (*stages[:-1], ("classifier.0",), ("classifier.3",))
 
-    def embed(self, x: Images) -> Float[Array, "batch features"]:
+    def maps(self, x: Images) -> Maps:
         require_side(self, x, 32)
         stage: list[nnx.Module] = []
         for layer in self.features:
@@ -123,7 +123,10 @@ class VGG(Network):
                 else:
                     x = _in_turn(stage, x)
                 stage = []
-        x = adaptive_average_pool(x, 7)
+        return x
+
+    def pooled(self, maps: Maps) -> Float[Array, "batch pooled"]:
+        x = adaptive_average_pool(maps, 7)
         # torchvision flattens channels first.
         x = jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)
         return _in_turn(self.classifier[:-1], x)

@@ -160,13 +160,19 @@ def supervised_places(model: nnx.Module, config: ISNetConfig) -> tuple[str, ...]
     return tuple(config.deep_supervision or ())
 
 
-def pure_forward(model: nnx.Module) -> Callable[[Array], tuple[Array, nnx.State]]:
-    """The model as a function of the image that returns logits and its changed state."""
+def pure_forward(
+    model: nnx.Module, call: Callable[[Any, Array], Array] = lambda model, image: model(image)
+) -> Callable[[Array], tuple[Array, nnx.State]]:
+    """The model as a function of the image that returns logits and its changed state.
+
+    Args:
+      call: what is done with model and image, or with what else is given in the image's place.
+    """
     graph, parameters, rest = nnx.split(model, nnx.Param, ...)
 
     def forward(image: Array) -> tuple[Array, nnx.State]:
         copy = nnx.merge(graph, parameters, rest, copy=True)
-        logits = copy(image)  # pyright: ignore[reportCallIssue]
+        logits = call(copy, image)
         return logits, nnx.state(copy, nnx.Not(nnx.Param))
 
     return forward
