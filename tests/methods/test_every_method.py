@@ -16,6 +16,7 @@ from isnet_jax.methods import named, names
 from isnet_jax.training import CheckpointConfig, ModelDescription, fit, load_network
 
 STEPS = 3  # of an epoch
+WIDTHS = {"segmentation": (2, 3), "multitask": (2, 3), "attention-gated": (2, 3, 4)}
 DESCRIPTION = ModelDescription("compact", 3, CLASSES, (8, 8, 3), {"widths": [4, 4]})
 
 
@@ -32,8 +33,9 @@ def data(count: int, seed: int) -> Any:
 @pytest.mark.parametrize("name", names())
 def test_it_is_trained_and_gone_on_with_to_the_same_bits(name: str, tmp_path: Path):
     """From the second of three steps, as if the rest had never been."""
+    method = named(name)(**({"widths": WIDTHS[name]} if name in WIDTHS else {}))
     training = dataclasses.replace(
-        ISNET, objective=named(name)(), epochs=1, checkpoints=CheckpointConfig(every=2)
+        ISNET, objective=method, epochs=1, checkpoints=CheckpointConfig(every=2)
     )
 
     def trained(folder: Path):
