@@ -15,6 +15,19 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Without the slow tests XLA compiles in a hurry, here and in the processes that tests start.
+
+    It reads its flags when the first program is compiled, and ends the process if it does not know
+    one: the emitters can be chosen up to JAX 0.10.
+    """
+    hurry = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+    if jax.__version_info__ < (0, 11):
+        hurry.append("--xla_cpu_use_fusion_emitters=false")
+    if "not slow" in config.option.markexpr:
+        os.environ.setdefault("XLA_FLAGS", " ".join(hurry))
+
+
 @pytest.fixture(scope="module")
 def x64() -> Iterator[None]:
     """float64 for one module: `pytestmark = pytest.mark.usefixtures("x64")`."""

@@ -17,9 +17,10 @@ def fake_devices(count: int) -> dict[str, str]:
     XLA's pool has a thread for each device; where all but one wait in an all-reduce and that one
     waits for parts of its convolution, nobody computes them. NPROC asks for more threads.
     """
+    flags = os.environ.get("XLA_FLAGS", "")
     return {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={count}".strip(),
         "NPROC": str(4 * count),
     }
 
