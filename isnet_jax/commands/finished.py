@@ -12,6 +12,7 @@ from rich.console import Console
 
 from isnet_jax.errors import UserError, printable
 from isnet_jax.evaluation.comparison import Comparison
+from isnet_jax.evaluation.cost import RunTime
 from isnet_jax.evaluation.interventions import MEASURED
 from isnet_jax.evaluation.judge import EXPLAINED
 from isnet_jax.evaluation.statistics import Statistics
@@ -44,6 +45,7 @@ class Metrics:
     version: str
     command: str
     comparisons: dict[str, dict[str, Comparison | None]] = field(default_factory=dict)
+    run_time: dict[str, RunTime] = field(default_factory=dict)
 
 
 def finished_metrics(

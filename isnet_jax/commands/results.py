@@ -25,7 +25,8 @@ def show(metrics: Mapping[str, Any], console: Console) -> None:
         if isinstance(found, Mapping) and "background_relevance" in found
     }
     console.print(_accuracies(judged))
-    for table in (_statistics(judged), _explanations(judged), _interventions(judged)):
+    costs = _costs(metrics.get("run_time") or {})
+    for table in (_statistics(judged), _explanations(judged), _interventions(judged), costs):
         if table.row_count:
             console.print(table)
     for other, found in (metrics.get("comparisons") or {}).items():
@@ -136,6 +137,14 @@ def _interventions(judged: Mapping[str, Mapping[str, Any]]) -> Table:
         )
         table.add_row(f"background {background}", *cells)
     table.add_row("object removed", *(_percent(f["object_removed"]) for f in known.values()))
+    return table
+
+
+def _costs(known: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _table("needed for an answer", "parameters", "MFLOP an image")
+    for name, found in known.items():
+        flop = "-" if found["flop"] is None else f"{found['flop'] / 1e6:.3g}"
+        table.add_row(name, f"{found['parameters']:,}", flop)
     return table
 
 

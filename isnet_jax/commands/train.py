@@ -30,6 +30,7 @@ from isnet_jax.commands.terminal import say
 from isnet_jax.data import Split
 from isnet_jax.errors import Terminated, UserError
 from isnet_jax.evaluation import highest_logit_relevance, predict
+from isnet_jax.evaluation.cost import run_time
 from isnet_jax.evaluation.decisions import confusion, rocs
 from isnet_jax.evaluation.interventions import heatmap_warning
 from isnet_jax.evaluation.judge import (
@@ -176,6 +177,10 @@ def _train_and_judge(
         "images": {name: len(split) for name, split in splits.items()},
         "seconds": round(time.monotonic() - started, 1),
         "training_seconds": {name: round(_seconds(job.out / name), 1) for name in networks},
+        "run_time": {
+            name: dataclasses.asdict(run_time(network, description.image_shape))
+            for name, network in networks.items()
+        },
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "version": metadata.version("isnet-jax"),
