@@ -4,7 +4,8 @@
     python experiments/rivals.py --seeds 0 1 2 --search-rates 3e-3 1e-2 3e-2
 
 Every run is one of `isnet-jax train`, in a folder of its own: what is finished is kept, and a run
-that was interrupted goes on, with the same command. All methods have the same network, the same
+that was interrupted goes on, with the same command. All methods have the same network (but for
+multitask and attention-gated, which have their own, and segmentation, which has one more), the same
 steps (table "steps") or, in a second round, as many epochs as take the seconds of the reference
 method (table "seconds"). The learning rate is searched for on the accuracy of the biased validation
 images, with a seed of its own, in the same way for each method. Differences to the reference method
