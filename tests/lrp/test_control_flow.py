@@ -409,10 +409,30 @@ def test_a_layer_in_a_branch_whose_norm_is_behind_the_cond(problem):
         h = lax.cond(b[0] < 9, lambda x: x @ w, lambda x: 2 * (x @ w), x)
         return jax.nn.relu(h + b)
 
-    with pytest.raises(UserError, match=r"in a branch of a cond, and the operation 'add' at .*py"):
+    with pytest.raises(UserError, match=r"and the operation 'add' at .*py.* belong together"):
         lrp.vjp(torn, x, rules=lrp.ZPlus())
     rows = lrp.inspect(torn, x, rules=lrp.AttnLRP(), strict=True)
     assert [row.kind for row in rows] == ["layer", "layer"]
+
+
+def test_a_norm_in_the_branches_whose_layer_is_before_the_cond(problem):
+    x, (w, *_), head = problem
+    b = head[:, 0]
+
+    def biased(h):
+        return jax.nn.leaky_relu(h + b)
+
+    def torn(x):
+        h = x @ w
+        return lax.cond(h[0, 0] < 9, biased, lambda h: 2 * biased(h), h)
+
+    def read_elsewhere(x):
+        h = x @ w
+        return lax.cond(h[0, 0] < 9, biased, lambda h: 2 * biased(h), h) + h
+
+    with pytest.raises(UserError, match=r"and the operation 'add' at .*py.* belong together"):
+        lrp.vjp(torn, x, rules=lrp.ZPlus())
+    lrp.vjp(read_elsewhere, x, rules=lrp.ZPlus())
 
 
 def test_a_refusal_names_the_users_code_or_none(problem):

@@ -71,7 +71,7 @@ class Tail(NamedTuple):
 
     Attributes:
       steps: the operations, rearrangements included; the last one is none.
-      torn: what would go on with it, where the layer is inside a branch of a cond and this is not.
+      torn: what would go on with it, where a cond's beginning or end stands between the two.
     """
 
     steps: tuple[Step, ...]
@@ -89,7 +89,7 @@ def find_tail(operation: Operation, side: int, plan: Plan) -> Tail:
         if following is None or following.name == JOIN:
             step = _join(current, set(itertools.chain(*axes)), plan)
             if step is None:
-                torn = _torn(following, set(itertools.chain(*axes)), plan)
+                torn = _torn(current, following, set(itertools.chain(*axes)), plan)
                 break
             tail.append(step)
             current = step.leaves
@@ -109,15 +109,26 @@ def find_tail(operation: Operation, side: int, plan: Plan) -> Tail:
     return Tail(tuple(tail), torn)
 
 
-def _torn(join: Operation | None, axes: set[int], plan: Plan) -> Operation | None:
-    """What is affine per channel behind a cond that a layer is a branch of."""
-    if join is None:
-        return None
-    (output,) = join.outputs
-    following = plan.live_consumer(output)
-    if following is None or plan.flow.is_identity(following):
-        return None
-    return following if is_channelwise(following, output, axes, plan.flow) else None
+def _torn(
+    current: Variable, join: Operation | None, axes: set[int], plan: Plan
+) -> Operation | None:
+    """What is affine per channel behind a cond that a layer is a branch of, or in its branches."""
+    if join is not None:
+        (output,) = join.outputs
+        following = plan.live_consumer(output)
+        readers = [] if following is None else [(following, output)]
+    else:
+        readers = [(reader, current) for reader in plan.live_readers(current)]
+        if not all(_joins(reader, plan) for reader, _ in readers):
+            return None
+    for reader, value in readers:
+        if not plan.flow.is_identity(reader) and is_channelwise(reader, value, axes, plan.flow):
+            return reader
+    return None
+
+
+def _joins(reader: Operation, plan: Plan) -> bool:
+    return reader.name == JOIN or any(map(plan.reachable_joins, reader.outputs))
 
 
 def _join(current: Variable, axes: set[int], plan: Plan) -> Step | None:

@@ -325,9 +325,10 @@ class _Planner:
         rule = self._rule(name, first, convolution)
         if torn is not None and not is_plain(rule):
             self.plan.problems.append(
-                f"lrp: the layer {name or '(unnamed)'} at {operation.where} is in a branch of a "
-                f"cond, and the operation {torn.name!r} at {torn.where} behind the cond belongs to "
-                f"it; {rule} needs both. Put that into the branches, too, or the layer before them."
+                f"lrp: the layer {name or '(unnamed)'} at {operation.where} and the operation "
+                f"{torn.name!r} at {torn.where} belong together, but one of them is in the "
+                f"branches of a cond; {rule} needs both. Put both into the branches, or both "
+                "outside."
             )
         if not is_plain(rule):
             self._note_scale(operation, end)
