@@ -10,6 +10,9 @@ two epochs of the ISNet), and `finished`, the metrics that the same commit went 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -50,7 +53,7 @@ def test_the_same_command_goes_on_to_the_same_end(earlier: Path):
     without_an_option(run / "run.json")
     # The default objective has changed since: the run's own options are in its folder.
     command = ["train", "biased-digits", "--config", str(run / "config.yaml")]
-    main([*command, "--out", str(run), "--data-dir", str(data), *OPTIONS])
+    as_users_do([*command, "--out", str(run), "--data-dir", str(data), *OPTIONS])
     found = json.loads((run / "metrics.json").read_text())
     expected = json.loads((earlier / "finished" / "metrics.json").read_text())
     for name in ("plain", "isnet"):
@@ -60,6 +63,13 @@ def test_the_same_command_goes_on_to_the_same_end(earlier: Path):
         pytest.approx(record, rel=1e-3) for record in records(earlier / "finished" / "isnet.jsonl")
     ]
     main(["evaluate", str(run), "--data-dir", str(data)])
+
+
+def as_users_do(command: list[str]) -> None:
+    """In a process without the flags of the tests, which round otherwise than that version did."""
+    program = "from isnet_jax.commands.main import main; main()"
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", program, *command], env=environment, check=True)
 
 
 def without_an_option(file: Path) -> None:

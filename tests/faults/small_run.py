@@ -58,7 +58,9 @@ def without_judging() -> Iterator[None]:
     """What reads nothing back and takes the time: judging, heatmaps and pictures."""
     with pytest.MonkeyPatch.context() as patch:
         judged = {"test": 0.5, "background_relevance": None, "interventions": None}
-        measured = {"isnet": Measured(judged, {"test": np.zeros((8, 3))}, np.zeros(0))}
+        measured = {
+            "isnet": Measured(judged, {"test": np.zeros((8, 3))}, np.zeros(0), np.zeros((0, 1, 1)))
+        }
         patch.setattr(train, "measure_all", lambda *_: measured)
         patch.setattr(train, "decisions", lambda *_: None)
         patch.setattr(train, "samples", lambda *_: None)
