@@ -22,19 +22,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import hard_backgrounds
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
 from flax import nnx
-from hard_backgrounds import TESTS
 from rich.console import Console
 
 from isnet_jax import ISNetConfig, models
 from isnet_jax.commands.hard import load_data
 from isnet_jax.data import Split
-from isnet_jax.data.hard import Textured
 from isnet_jax.evaluation import predict
 from isnet_jax.files import write_atomically
 from isnet_jax.training import build_step, compile_step, init_state, loss_function
@@ -75,16 +74,10 @@ class Experiment:
 
 def main(experiment: Experiment) -> None:
     console = Console()
-    made = Textured(seed=experiment.seed, limit=experiment.limit)
-    if experiment.fashion is not None:
-        made = dataclasses.replace(
-            made,
-            source="idx",
-            folder=experiment.fashion,
-            limit=experiment.limit or 8100,
-            validation_fraction=600 / 8100,
-            test_fraction=1500 / 8100,
-        )
+    drawn = hard_backgrounds.Experiment(fashion=experiment.fashion, limit=experiment.limit)
+    made = hard_backgrounds.sets(drawn, experiment.seed)[
+        "fashion" if experiment.fashion else "textured"
+    ]
     splits = load_data(made, experiment.data_dir, console)
     train = splits["train"]
     weights, *reference = reference_side(experiment, len(train.class_names))
@@ -97,7 +90,9 @@ def main(experiment: Experiment) -> None:
             seconds = round(time.monotonic() - started, 1)
             record = {"epoch": epoch + 1, "steps": len(losses) * (epoch + 1), "seconds": seconds}
             record |= {"first_loss": losses[0], "loss": float(np.mean(losses))}
-            record |= {test: accuracy(classify, splits[f"test_{test}"]) for test in TESTS}
+            record |= {
+                test: accuracy(classify, splits[f"test_{test}"]) for test in hard_backgrounds.TESTS
+            }
             curves[name].append(record)
             console.print(name, record, highlight=False)
             write(experiment, curves)
@@ -210,11 +205,14 @@ def write(experiment: Experiment, curves: dict[str, list[dict[str, float]]]) -> 
     write_atomically(
         experiment.out / "table.json", json.dumps(record | {"curves": curves}, indent=1) + "\n"
     )
-    columns = ("loss", *TESTS)
+    columns = ("loss", *hard_backgrounds.TESTS)
     lines = [f"| side | steps | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
     for name, records in curves.items():
         for r in records:
-            cells = [f"{r['loss']:.3f}", *(f"{100 * r[test]:.1f} %" for test in TESTS)]
+            cells = [
+                f"{r['loss']:.3f}",
+                *(f"{100 * r[test]:.1f} %" for test in hard_backgrounds.TESTS),
+            ]
             lines.append(f"| {name} | {r['steps']:.0f} | {' | '.join(cells)} |")
     write_atomically(experiment.out / "table.md", "\n".join(lines) + "\n")
 
