@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +39,7 @@ def colours(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
       UserError: it cannot be read.
     """
-    try:
-        pixels = decode_image(read_regular(path), path.suffix, PixelRules())
-    except Rejected as error:
-        raise _unreadable(path, error) from error
+    pixels = _decoded(path, lambda data: decode_image(data, path.suffix, PixelRules()))
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, -1)
@@ -54,10 +51,7 @@ def numbers(path: Path) -> UInt8[np.ndarray, "h w"]:
     Raises:
       UserError: it cannot be read.
     """
-    try:
-        return decode_numbers(read_regular(path))
-    except Rejected as error:
-        raise _unreadable(path, error) from error
+    return _decoded(path, decode_numbers)
 
 
 def grey(path: Path) -> UInt8[np.ndarray, "h w"]:
@@ -66,10 +60,7 @@ def grey(path: Path) -> UInt8[np.ndarray, "h w"]:
     Raises:
       UserError: it cannot be read.
     """
-    try:
-        return decode_values(read_regular(path))
-    except Rejected as error:
-        raise _unreadable(path, error) from error
+    return _decoded(path, decode_values)
 
 
 def write_mask(path: Path, mask: Bool[np.ndarray, "h w"]) -> None:
@@ -88,5 +79,8 @@ def write_table(path: Path, rows: Sequence[dict[str, str]]) -> None:
     print(f"{len(rows):,} images: isnet-jax prepare csv {printable(path)}")
 
 
-def _unreadable(path: Path, error: Rejected) -> UserError:
-    return UserError(f"{printable(path)} {error.wrong}. {error.remedy}.")
+def _decoded(path: Path, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
+    try:
+        return decode(read_regular(path))
+    except Rejected as error:
+        raise UserError(f"{printable(path)} {error.wrong}. {error.remedy}.") from error

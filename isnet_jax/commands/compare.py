@@ -19,7 +19,7 @@ from isnet_jax.errors import UserError, printable
 from isnet_jax.evaluation.comparison import compare
 from isnet_jax.evaluation.intervals import between_seeds, over_seeds
 from isnet_jax.evaluation.judge import Splits, short_name, test_sets
-from isnet_jax.evaluation.predict import predict
+from isnet_jax.evaluation.predict import predict_split
 from isnet_jax.evaluation.statistics import Statistics, statistics
 from isnet_jax.training.serial import write_record
 
@@ -126,8 +126,7 @@ def _data_of(folder: Path) -> object:
 def _logits(network: Trained, splits: Splits) -> dict[str, np.ndarray]:
     """By the names of the test sets."""
     found = {
-        short_name(name): predict(network.model, splits[name].batch(slice(None))["image"])
-        for name in test_sets(splits)
+        short_name(name): predict_split(network.model, splits[name]) for name in test_sets(splits)
     }
     for name, logits in found.items():
         if not np.isfinite(logits).all():

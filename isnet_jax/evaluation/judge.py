@@ -22,7 +22,7 @@ from isnet_jax.evaluation.background import (
 from isnet_jax.evaluation.comparison import Comparison, compare
 from isnet_jax.evaluation.flipping import pixel_flipping
 from isnet_jax.evaluation.interventions import interventions
-from isnet_jax.evaluation.predict import predict
+from isnet_jax.evaluation.predict import predict_split
 from isnet_jax.evaluation.statistics import Statistics, statistics
 from isnet_jax.objective.classification import accuracy
 
@@ -77,7 +77,7 @@ def measure(network: nnx.Module, splits: Splits) -> Measured:
     found: dict[str, Any] = {}
     for name in test_sets(splits):
         short, split = short_name(name), splits[name]
-        logits[short] = predict(network, split.batch(slice(None))["image"])
+        logits[short] = predict_split(network, split)
         judged[short] = float(accuracy(logits[short], split.labels))
         groups += by_class(logits[short], split.labels)
         found[short] = _plain(statistics(logits[short], split.labels, split.class_names))

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from isnet_jax.data.split import Split
 from isnet_jax.models.network import in_mode
 
 
@@ -52,6 +53,18 @@ def predict(
     """Logits in eval mode."""
     graph, state = nnx.split(in_mode(model, training=False))
     return in_chunks(lambda chunk: _logits(graph, state, chunk), (images,), batch_size)
+
+
+def predict_split(
+    model: nnx.Module, split: Split, *, batch_size: int = 250
+) -> Float[np.ndarray, "n classes"]:
+    """`predict` of all images of a split, with the memory of one batch of them."""
+    graph, state = nnx.split(in_mode(model, training=False))
+
+    def logits(places: np.ndarray) -> Array:
+        return _logits(graph, state, split.batch(places)["image"])
+
+    return in_chunks(logits, (np.arange(len(split)),), batch_size)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -11,13 +11,11 @@ from flax import nnx
 
 from isnet_jax.data.split import Split
 from isnet_jax.errors import UserError
-from isnet_jax.evaluation.predict import predict
+from isnet_jax.evaluation.predict import predict_split
 from isnet_jax.methods.method import Context, Earlier, LossAndAux, Method, Setup
 from isnet_jax.methods.plain import Plain
 from isnet_jax.objective.batch import Batch
 from isnet_jax.objective.classification import classified, each_loss
-
-_CHUNK = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +78,4 @@ class JTT(Method):
 
 def mistakes(network: nnx.Module, split: Split) -> np.ndarray:
     """1 where the highest logit is not the class, else 0: (N,) int32."""
-    starts = range(0, len(split), _CHUNK)
-    logits = [predict(network, split.batch(slice(s, s + _CHUNK))["image"]) for s in starts]
-    return (np.concatenate(logits).argmax(1) != split.labels).astype(np.int32)
+    return (predict_split(network, split).argmax(1) != split.labels).astype(np.int32)
