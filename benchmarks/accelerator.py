@@ -34,8 +34,8 @@ from typing import Any
 
 import accelerator_table
 from accelerator_parts import NAMES
-from accelerator_workers import MODES, PRECISIONS, ROWS, VARIANTS, Setting
-from workers import Worker, WorkerEndedError, all_slots
+from accelerator_workers import MODES, PRECISIONS, ROWS, VARIANTS, Setting, make_slots, quiet
+from workers import Worker, WorkerEndedError
 
 FOLDER = Path(__file__).parent
 HEATMAPS = (
@@ -47,6 +47,7 @@ HEATMAPS = (
 )
 SIDES = ("torch", "torch-compile", "zennit", "authors")
 AUTHORS = ("resnet18", "resnet50", "densenet121")
+_UNTRIED = [("checks", name) for name in ("golden", "devices", "launchers", "precisions")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,9 @@ class Work:
         elif self.mode in VARIANTS:
             wanted = ["jax"]
         elif self.mode == "plain":
-            wanted = ["jax", "torch", "torch-compile"]
+            wanted = ["jax", "torch"]
+            if self.network != "densenet121":  # Its compilation takes as long as ten rows.
+                wanted.append("torch-compile")
         else:
             wanted = ["jax", "torch"]
             if self.mode != "quarter" and self.precision == "float32" and self.network in AUTHORS:
@@ -91,11 +94,15 @@ def all_work() -> list[Work]:
         Work("step", n, v, "float32") for v in VARIANTS for n in ("densenet121", "resnet50")
     ]
     order = [
-        *steps(["densenet121"], core, ["float32"]),
+        *steps(["densenet121"], ["selective"], ["float32"]),
+        *steps(["resnet50"], ["selective", "jax-derivatives", "plain"], ["float32"]),
         *steps(["resnet50"], core, ["bfloat16"]),
         *heatmaps[:2],
+        *steps(["resnet18"], core, ["float32"]),
+        *steps(["resnet50", "densenet121"], ["no-fusion-autotuner"], ["float32"]),
+        *steps(["densenet121"], core, ["float32"]),
+        *steps(["vit_b_16", "vgg16"], core, ["float32"]),
         *steps(["densenet121"], core, ["bfloat16"]),
-        *steps(["resnet50"], core, ["float32"]),
         *steps(["resnet18", "vgg16", "vit_b_16", "compact"], core),
         *steps(ROWS, ["quarter"], ["float32"]),
         *steps(["densenet121", "resnet18"], ["original"], ["float32"]),
@@ -163,8 +170,9 @@ class Run:
 
     def __init__(self, options: argparse.Namespace, slots: Path):
         self.options, self.slots = options, slots
+        make_slots(slots, slots / "alone")
         self.started = time.monotonic()
-        self._rows_are_done = threading.Event()
+        self._one_row_is_done, self._rows_are_done = threading.Event(), threading.Event()
         self._running: subprocess.Popen[str] | None = None
         self.results = Results(options.out)
         self.results.set_machine(machine())
@@ -175,6 +183,8 @@ class Run:
             cache=options.cache,
             authors=options.authors,
         )
+        # All slots are held while a row is timed: what is tried again then needs others.
+        self.alone = dataclasses.replace(self.setting, slots=str(slots / "alone"))
         there = {"torch": "torch", "torch-compile": "torch", "zennit": "zennit", "authors": "torch"}
         self._sides = {"jax"} | {
             n for n, package in there.items() if importlib.util.find_spec(package)
@@ -198,32 +208,47 @@ class Run:
         """Its processes, on their way to be ready."""
         return {side: self._worker(work, side) for side in work.sides(self._sides)}
 
-    def _worker(self, work: Work, side: str) -> Worker:
+    def _worker(self, work: Work, side: str, setting: Setting | None = None) -> Worker:
         name = "accelerator_workers" if work.kind == "step" else "accelerator_heatmaps"
         arguments = (side, work.network, work.mode, work.precision)
-        setting = json.dumps(dataclasses.asdict(self.setting))
+        setting = json.dumps(dataclasses.asdict(setting or self.setting))
         return Worker(FOLDER / f"{name}.py", *arguments, setting, wait=False)
 
     def rows(self) -> None:
-        """Measure one row after the other, with the next ones getting ready."""
+        """Measure the rows that are ready while nothing compiles; then let others get ready."""
         todo, ahead = list(self.work()), {}
         alone = self.options.ahead if self.results.found["rows"] else 1
+        if alone > 1 or not todo:
+            self._one_row_is_done.set()
         try:
             while todo and not self.is_over():
                 for work in todo[:alone]:
                     if work not in ahead:
                         ahead[work] = self.start(work)
-                workers = ahead[todo[0]]
-                if all(worker.is_ready(0.5) for worker in workers.values()):
-                    work = todo.pop(0)
-                    self.results.add("rows", work.key, self.measure(work, ahead.pop(work)))
-                    alone = self.options.ahead
+                if not self._ready(ahead, 0.5):
+                    continue
+                with quiet(self.slots, self.options.slots):
+                    for work in self._ready(ahead, 0):
+                        if not self.is_over():
+                            todo.remove(work)
+                            found = self.measure(work, ahead.pop(work))
+                            self.results.add("rows", work.key, found)
+                alone = self.options.ahead
+                self._one_row_is_done.set()
         finally:
             for worker in [w for workers in ahead.values() for w in workers.values()]:
                 worker.kill()
 
+    def _ready(self, ahead: dict[Work, dict[str, Worker]], seconds: float) -> list[Work]:
+        """The rows whose workers are all ready, after such a wait for those that are not."""
+        return [
+            work
+            for work, workers in ahead.items()
+            if all(worker.is_ready(seconds) for worker in workers.values())
+        ]
+
     def measure(self, work: Work, workers: dict[str, Worker]) -> dict[str, Any]:
-        """One row: what each side took, or why it has nothing."""
+        """One row, while all slots are held: what each side took, or why it has nothing."""
         sides: dict[str, dict[str, Any]] = {name: {} for name in workers}
         with contextlib.ExitStack() as stack:
             for worker in workers.values():
@@ -231,7 +256,7 @@ class Run:
             self._time(workers, sides)
         failed = [name for name, found in sides.items() if "error" in found]
         for name in failed if len(sides) > 1 else ():  # Perhaps two did not fit into the memory.
-            with self._worker(work, name) as again:
+            with self._worker(work, name, self.alone) as again:
                 found = {name: {"alone": True}}
                 self._time({name: again}, found)
                 sides[name] = found[name] | {"beside": sides[name]["error"]}
@@ -252,23 +277,26 @@ class Run:
         for name in workers:
             if (ready := ask(name, lambda worker: worker.ready())) is not None:
                 sides[name]["ready"] = ready
-        with all_slots(self.slots, self.options.slots):
-            counts = {}
+        counts = {}
+        for name in list(alive):
+            if (first := ask(name, lambda worker: worker.time(1))) is None:
+                continue
+            loss = sides[name]["ready"].get("loss", first["value"])
+            sides[name] |= {"first_step": first["seconds"], "loss": loss}
+            if (warm := ask(name, lambda worker: worker.time(2))) is not None:
+                counts[name] = self._steps(warm["seconds"])
+                sides[name] |= {"turns": []}
+        for number in range(self.options.turns):
             for name in list(alive):
-                if (first := ask(name, lambda worker: worker.time(1))) is None:
+                if number and sum(sides[name]["turns"]) * counts[name] > self.options.row_seconds:
                     continue
-                sides[name] |= {"first_step": first["seconds"], "loss": first["value"]}
-                if (warm := ask(name, lambda worker: worker.time(2))) is not None:
-                    counts[name] = self._steps(warm["seconds"])
-                    sides[name] |= {"turns": [], "steps": counts[name] * self.options.turns}
-            for _ in range(self.options.turns):
-                for name in list(alive):
-                    if (turn := ask(name, lambda worker, n=counts[name]: worker.time(n))) is None:
-                        continue
-                    sides[name]["turns"].append(turn["seconds"])
-                    sides[name]["peak_gb"] = turn["peak_gb"]
+                if (turn := ask(name, lambda worker, n=counts[name]: worker.time(n))) is None:
+                    continue
+                sides[name]["turns"].append(turn["seconds"])
+                sides[name]["peak_gb"] = turn["peak_gb"]
         for name in alive:
-            sides[name]["seconds"] = statistics.median(sides[name]["turns"])
+            turns = sides[name]["turns"]
+            sides[name] |= {"seconds": statistics.median(turns), "steps": len(turns) * counts[name]}
 
     def _steps(self, seconds: float) -> int:
         """Steps a turn: half a second's, at least 20 in all turns, less where they are long."""
@@ -281,6 +309,7 @@ class Run:
 
     def parts(self) -> None:
         """One process after the other, told line by line; the largest batches need all memory."""
+        self._one_row_is_done.wait()
         for part, name in ((p, name) for p in self.options.parts for name in NAMES[p]):
             key = f"{part}/{name}"
             there = self.results.found["parts"].get(key, {"complete": False})
@@ -294,6 +323,8 @@ class Run:
 
     def _part(self, key: str, *names: str) -> None:
         setting = json.dumps(dataclasses.asdict(self.setting))
+        # What is right is so with the kernels that are not chosen by trials too, and sooner.
+        untried = {"XLA_FLAGS": "--xla_gpu_autotune_level=0"} if names in _UNTRIED else {}
         with tempfile.TemporaryFile("w+") as errors:
             self._running = subprocess.Popen(
                 [
@@ -306,6 +337,7 @@ class Run:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
+                env=os.environ | untried,
             )
             assert self._running.stdout is not None
             for line in self._running.stdout:
@@ -324,6 +356,7 @@ class Run:
         try:
             self.rows()
         finally:
+            self._one_row_is_done.set()
             self._rows_are_done.set()
         while parts.is_alive() and not self.is_over():
             parts.join(1)

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from accelerator_workers import Setting, on_torch, prepare_jax
+from accelerator_workers import Setting, on_torch, prepare_jax, quiet
 from step_workers import jax_training, torch_training
-from workers import all_slots
 
 Found = dict[str, Any]
 _SMALL_LIMIT = 3e9  # bytes; CPUs do not tell one
@@ -40,7 +39,7 @@ def jax_side(precision: str, remat: bool, setting: Setting, out: Path) -> Iterat
         memory = compiled.memory_analysis()
         return compiled, memory.temp_size_in_bytes + memory.argument_size_in_bytes
 
-    with all_slots(Path(setting.slots), setting.slot_count):
+    with quiet(Path(setting.slots), setting.slot_count):
         _, needed = planned(batch)
         fixed = sum(leaf.nbytes for leaf in jax.tree.leaves((state.parameters, state.optimiser)))
         limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", _SMALL_LIMIT)
@@ -92,7 +91,7 @@ def torch_side(precision: str, setting: Setting, out: Path) -> Iterator[Found]:
             return False
         return True
 
-    with all_slots(Path(setting.slots), setting.slot_count):
+    with quiet(Path(setting.slots), setting.slot_count):
         torch.backends.cudnn.benchmark = False  # Its trials need memory of their own.
         largest, failed, size = 0, 0, row.batch
         while not failed or failed - largest > max(_STEP, largest // 30):

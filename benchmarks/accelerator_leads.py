@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from accelerator_workers import Setting
+from accelerator_workers import Setting, quiet
 from jax import lax
-from workers import all_slots, slot
+from workers import slot
 
 DECAY, CHUNK = 0.9, 1024
 
@@ -97,7 +97,7 @@ def gwrp(setting: Setting, out: Path) -> Iterator[dict[str, Any]]:
         with slot(Path(setting.slots), setting.slot_count):
             jax.block_until_ready(run(x))
         seconds = []
-        with all_slots(Path(setting.slots), setting.slot_count):
+        with quiet(Path(setting.slots), setting.slot_count):
             for _ in range(2 if setting.small else 20):
                 started = time.perf_counter()
                 jax.block_until_ready(run(x))

@@ -15,16 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from accelerator_workers import Setting, prepare_jax
-from workers import all_slots
+from accelerator_workers import Setting, prepare_jax, quiet
 
 NAMES = {
     "ceilings": ("card",),
     "checks": (
-        "golden", "devices", "repeats", "launchers", "checkpoint", "precisions", "biased-digits",
+        "checkpoint", "launchers", "biased-digits", "devices", "golden", "repeats", "precisions",
     ),
     "profiles": (
-        "densenet121-float32", "resnet50-bfloat16", "resnet50-float32", "densenet121-bfloat16",
+        "resnet50-float32", "densenet121-float32", "resnet50-bfloat16", "densenet121-bfloat16",
     ),
     "leads": ("gwrp",),
     "largest": ("jax", "jax-remat", "torch", "jax-bfloat16", "torch-bfloat16"),
@@ -47,7 +46,7 @@ def ceilings(setting: Setting) -> Iterator[dict[str, Any]]:
         return (time.perf_counter() - started) / 10
 
     found = {}
-    with all_slots(Path(setting.slots), setting.slot_count):
+    with quiet(Path(setting.slots), setting.slot_count):
         for dtype in (jnp.float32, jnp.bfloat16):
             left, right = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
             spent = seconds(jnp.matmul, left, right)

@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from accelerator_workers import Setting, on_device
+from accelerator_workers import Setting, on_device, quiet
 from step_workers import jax_training
-from workers import all_slots, slot
+from workers import slot
 
 Found = dict[str, Any]
 STEPS = 3
@@ -46,7 +46,7 @@ def profile(network: str, precision: str, setting: Setting, out: Path) -> Iterat
         file.write(text)
     found: Found = {"program": program(text)}
     yield found
-    with all_slots(Path(setting.slots), setting.slot_count):
+    with quiet(Path(setting.slots), setting.slot_count):
         state, batch = on_device((state, batch), jax.devices()[0])
         for _ in range(3):
             state, metrics = compiled(state, batch)
@@ -67,7 +67,9 @@ def kernels(file: Path) -> Found:
     seconds: collections.Counter[str] = collections.Counter()
     calls: collections.Counter[str] = collections.Counter()
     groups: collections.Counter[str] = collections.Counter()
+    by_name: collections.Counter[str] = collections.Counter()
     for name, duration, operation in _events(file):
+        by_name[re.sub(r"[<(].*|_?\d+$", "", name)] += duration
         label = name if operation in ("", name) else f"{operation}: {name}"
         seconds[label] += duration
         calls[label] += 1
@@ -85,6 +87,9 @@ def kernels(file: Path) -> Found:
             for name, spent in seconds.most_common(10)
         ],
         "groups": {name: spent / total for name, spent in groups.most_common()},
+        "milliseconds_by_name": {
+            name: 1e3 * spent / STEPS for name, spent in by_name.most_common(40)
+        },
     }
 
 

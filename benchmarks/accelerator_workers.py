@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from step_workers import Row, jax_training, torch_training
-from workers import resident_gb, serve, slot
+from workers import all_slots, resident_gb, serve, slot
 
 ROWS = {
     "resnet18": Row("resnet18", 256, 64, 10),
@@ -35,12 +35,11 @@ PRECISIONS = ("float32", "bfloat16")
 
 # JAX's step in another form: Selective in ours, then what is changed.
 VARIANTS: dict[str, dict[str, Any]] = {
+    "no-fusion-autotuner": {"compiler": {"xla_gpu_experimental_enable_fusion_autotuner": False}},
+    "jax-derivatives": {"derivatives": "jax"},
     "remat": {"network": {"remat": True}},
-    "three-convolutions": {"lowered_for": "cpu"},
     "flat-optimiser": {"flat": True},
     "no-graphs": {"compiler": {"xla_gpu_enable_command_buffer": ""}},
-    "nhwc": {"compiler": {"xla_gpu_force_conv_nhwc": True}},
-    "nchw": {"compiler": {"xla_gpu_force_conv_nchw": True}},
     "latency-hiding": {"compiler": {"xla_gpu_enable_latency_hiding_scheduler": True}},
     "no-triton": {"compiler": {"xla_gpu_enable_triton_gemm": False}},
 }
@@ -85,6 +84,22 @@ def prepare_jax(cache: str) -> Any:
     return jax
 
 
+# Steps of PyTorch need much memory at their first, where cuDNN tries its kernels: not all at once.
+_TORCH_SLOTS = 2
+
+
+def make_slots(*folders: Path) -> None:
+    for folder in folders:
+        (folder / "torch").mkdir(parents=True)
+
+
+@contextlib.contextmanager
+def quiet(slots: Path, count: int) -> Iterator[None]:
+    """Nothing compiles, and no first step is made, by a worker with these slots."""
+    with all_slots(slots, count), all_slots(slots / "torch", _TORCH_SLOTS):
+        yield
+
+
 class Clock:
     """Seconds between its ticks, by name."""
 
@@ -100,7 +115,7 @@ class Clock:
 def jax_side(network: str, mode: str, precision: str, setting: Setting) -> None:
     clock = Clock()
     jax = prepare_jax(setting.cache)
-    from isnet_jax.models.convolution import lowered_for
+    from isnet_jax.models import convolution
     from isnet_jax.training import compiler_options
 
     device = jax.devices()[0]
@@ -119,9 +134,9 @@ def jax_side(network: str, mode: str, precision: str, setting: Setting) -> None:
     run = jax.jit(
         step, donate_argnums=0, compiler_options=compiler_options() | variant.get("compiler", {})
     )
-    backend = variant.get("lowered_for")
-    with lowered_for(backend) if backend else contextlib.nullcontext():
-        traced = run.trace(state, batch)
+    if variant.get("derivatives") == "jax":
+        convolution._convolution = convolution._direct  # pyright: ignore[reportPrivateUsage]
+    traced = run.trace(state, batch)
     lowered = traced.lower()
     clock.tick("trace")
     with slot(Path(setting.slots), setting.slot_count):
@@ -212,12 +227,18 @@ def torch_side(
         compiled=compiled,
     )
     clock.tick("build")
-    if compiled:
-        with slot(Path(setting.slots), setting.slot_count):
-            clock.tick("wait")
-            float(step())
-            clock.tick("compile")
-    serve(step, clock.seconds, lambda: torch_peak_gb(torch))
+    serve_torch(torch, step, clock, setting)
+
+
+def serve_torch(torch: Any, step: Callable[[], Any], clock: Clock, setting: Setting) -> None:
+    """Serve after a first step, in which kernels are compiled and chosen."""
+    with slot(Path(setting.slots) / "torch", _TORCH_SLOTS):
+        clock.tick("wait")
+        loss = float(step())
+        clock.tick("compile")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    serve(step, {**clock.seconds, "loss": loss}, lambda: torch_peak_gb(torch))
 
 
 def authors_side(network: str, mode: str, precision: str, setting: Setting) -> None:
@@ -231,7 +252,7 @@ def authors_side(network: str, mode: str, precision: str, setting: Setting) -> N
     with contextlib.redirect_stdout(sys.stderr):
         step = training(Path(setting.authors), setting.row(network), mode, device)
     clock.tick("build")
-    serve(step, clock.seconds, lambda: torch_peak_gb(torch))
+    serve_torch(torch, step, clock, setting)
 
 
 def on_torch(torch: Any) -> str:

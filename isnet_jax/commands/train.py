@@ -10,7 +10,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ from isnet_jax.training import (
     is_first,
 )
 from isnet_jax.training.distributed import stops_with_the_others
-from isnet_jax.training.provenance import machine
+from isnet_jax.training.provenance import machine, version
 from isnet_jax.training.serial import from_dict, to_dict, write_record
 from isnet_jax.training.stage import Stage, before, set_up
 from isnet_jax.training.termination import Termination
@@ -183,7 +182,7 @@ def _train_and_judge(
         },
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
-        "version": metadata.version("isnet-jax"),
+        "version": version(),
         "command": shlex.join(["isnet-jax", *sys.argv[1:]]),
     }
     if is_first():

@@ -1,14 +1,15 @@
 """The lowering of convolutions, chosen in one place by backend and shape.
 
-`lax.conv_general_dilated` is what accelerators get. On CPUs a convolution is three bilinear
-functions, each the derivative of the others:
+`lax.conv_general_dilated` is what accelerators get, except where it is strided. There, and on CPUs,
+a convolution is three bilinear functions, each the derivative of the others:
 
     forward            y = x * w
     input_gradient     g, w -> the gradient by x
     weight_gradient    x, g -> the gradient by w
 
 so that gradients of every order, LRP's among them, use these lowerings, and not what JAX makes of
-the derivative of a derivative. There, only reverse mode works: no `jax.jvp`.
+the derivative of a derivative: of a strided one a convolution with a kernel as large as the image,
+which cuDNN computes by Fourier transforms in gigabytes. Only reverse mode works: no `jax.jvp`.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def convolve(
     (_, height, width, _), (rows, columns, _, _) = x.shape, kernel.shape
     geometry = Geometry(height, width, rows, columns, stride, padding)
     if (_backend[-1] if _backend else jax.default_backend()) != "cpu":
-        return _direct(geometry, x, kernel)
+        return (_direct if stride == 1 else _convolution)(geometry, x, kernel)
     if _is_slow_on_cpu(geometry):
         return _as_product(geometry, x, kernel)
     return _convolution(geometry, x, kernel)

@@ -25,10 +25,18 @@ def provenance() -> dict[str, str | None]:
         except (OSError, subprocess.SubprocessError):
             pass  # No git, or not a checkout it may read.
     return {
-        "version": metadata.version("isnet-jax"),
+        "version": version(),
         "jax": jax.__version__,
         "revision": revision,
     }
+
+
+def version() -> str | None:
+    """The installed package's; None where its folder is on the path without that."""
+    try:
+        return metadata.version("isnet-jax")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def machine() -> str:
