@@ -2,6 +2,7 @@
 
 import warnings
 
+import jax
 import jax.numpy as jnp
 import pytest
 from handed import P, X, assert_same, normal, smooth_rules
@@ -90,6 +91,45 @@ def test_an_rms_norm_by_other_sums(total, rules):
         return lambda x: (lambda h: h / total(h))(x @ P["w"]) @ P["u"]
 
     assert_same(net(total), net(rms), X, rules)
+
+
+def halves(h):
+    both = jnp.concatenate([h[None], (h * h)[None]]).sum(-1, keepdims=True) / h.shape[-1]
+    return both[0], both[1]
+
+
+def last(h):
+    both = jnp.stack([h, h * h], -1).mean(1, keepdims=True)
+    return both[..., 0], both[..., 1]
+
+
+STACKED = {
+    "an index": lambda h: tuple(jnp.stack([h, h * h]).mean(-1, keepdims=True)[i] for i in (0, 1)),
+    "unpacked": lambda h: tuple(jnp.stack([h, h * h]).mean(-1, keepdims=True)),
+    "the last axis": last,
+    "concatenated": halves,
+    "vmap": lambda h: tuple(jax.vmap(lambda a: a.mean(-1, keepdims=True))(jnp.stack([h, h * h]))),
+    "turned": lambda h: (
+        (both := jnp.stack([h, h * h]).mean(-1, keepdims=True).transpose(1, 0, 2))[:, 0],
+        both[:, 1],
+    ),
+}
+
+
+@smooth_rules
+@pytest.mark.parametrize("moments", STACKED.values(), ids=STACKED)
+def test_moments_that_are_stacked_while_they_are_taken(moments, rules):
+    def stacked(x):
+        mean, square = moments(h := x @ P["w"])
+        normed = (h - mean) / jnp.sqrt(square - mean**2 + 1e-6)
+        return nn.relu(jnp.concatenate([normed, h], -1) @ jnp.concatenate([P["q"], P["q"]]))
+
+    def plain(x):
+        h = x @ P["w"]
+        normed = (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 1e-6)
+        return nn.relu(jnp.concatenate([normed, h], -1) @ jnp.concatenate([P["q"], P["q"]]))
+
+    assert_same(stacked, plain, X, rules)
 
 
 def windows(h):

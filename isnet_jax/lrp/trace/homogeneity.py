@@ -10,6 +10,7 @@ from typing import NamedTuple
 from isnet_jax.lrp.trace.dependence import Flow, scan_dependence
 from isnet_jax.lrp.trace.jaxpr import JOIN, Constant, Operand, Operation, Variable, scan_counts
 from isnet_jax.lrp.trace.primitives import facts
+from isnet_jax.lrp.trace.stacked import taken_from
 
 
 class Scaling(NamedTuple):
@@ -72,6 +73,8 @@ class _Walk:
             return self._inside(operation, output)
         if name == "scan":
             return self._accumulated(operation, output)
+        if (piece := taken_from(operation, output, self.flow)) is not None:
+            return self.of(piece)
         if name in ("select_n", JOIN):
             inputs = inputs[1:]
         if name in ("gather", "slice", "dynamic_slice", "stop_gradient", "abs"):

@@ -209,18 +209,21 @@ def _wraps(pieces, number, shape, traits) -> list[Rewrite]:
     start, before = number, shape
     for i, first in enumerate(pieces):
         stop, after = start, before
+        folded = folds(first) and "plain layers" not in traits  # Its layer would stay outside.
         for j in range(i, len(pieces)):
             stop, after = stop + pieces[j].size, output_shape(pieces[j], after)
             behind = pieces[j + 1] if j + 1 < len(pieces) else None
             torn = folds(behind) and "plain layers" not in traits
             meeting = any(p.option == "batch" for q in pieces[i : j + 1] for p in (q, *q.inner))
             for name, wrap in WRAPS.items():
+                rewrite = Rewrite("wrap", name, start, stop)
                 if (
                     not (wrap.same_shape and before != after)
                     and not (wrap.separable and meeting)
                     and not (name == "lax.map over samples" and torn)
+                    and not (_by_input(rewrite) and folded)
                 ):
-                    found.append(Rewrite("wrap", name, start, stop))
+                    found.append(rewrite)
         if first.inner:
             found += _wraps(first.inner, start + 1, before, traits)
         start, before = start + first.size, output_shape(first, before)
