@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from isnet_jax.lrp.plan.layers import (
     Channels,
@@ -15,6 +15,8 @@ from isnet_jax.lrp.plan.layers import (
 )
 from isnet_jax.lrp.plan.sites import LayerSite, Plan
 from isnet_jax.lrp.rules import is_plain
+from isnet_jax.lrp.trace.batch import Samples
+from isnet_jax.lrp.trace.dependence import Edge
 from isnet_jax.lrp.trace.jaxpr import Operand, Operation, Variable, scan_counts
 from isnet_jax.lrp.trace.primitives import SHAPING
 
@@ -28,6 +30,62 @@ def note_pieces(plan: Plan) -> None:
     for scan, body in plan.bodies.items():
         if scan.name == "scan":
             plan.problems.extend(_behind_scan(scan, body, plan))
+
+
+def note_layer(
+    site: LayerSite, torn: Operation | None, scales: Collection[Edge], plan: Plan
+) -> None:
+    """Of a layer with a rule of its own: what of it is elsewhere, and what scales it behind.
+
+    Args:
+      torn: an operation of the layer on the other side of a cond.
+      scales: the scales of norms that stand behind a map of what they were reduced from.
+    """
+    operation = site.operation
+    if torn is not None:
+        plan.problems.append(
+            f"lrp: the layer {site.name or '(unnamed)'} at {operation.where} and the operation "
+            f"{torn.name!r} at {torn.where} belong together, but one of them is in the "
+            f"branches of a cond; {site.rule} needs both. Put both into the branches, or both "
+            "outside."
+        )
+    following = plan.live_consumer(site.at)
+    if following is not None and any(
+        (following, position) in scales for position in range(len(following.inputs))
+    ):
+        plan.guesses.append(
+            f"{operation.where}: the layer is scaled at {following.where} by a norm of its "
+            "input; what is added behind that is taken for a summand, not for its bias, and "
+            "the rule's stabiliser counts before the scale. Scale the input to change that"
+        )
+
+
+def note_fixed_map(operation: Operation, x: Variable, plan: Plan, samples: Samples | None) -> None:
+    """A product taken for a fixed map, not for a layer: where it may be one, or a centre."""
+    side = operation.inputs.index(x)
+    other = operation.inputs[1 - side]
+    if _mixes_samples(operation, x, side, plan, samples):
+        plan.guesses.append(
+            f"{operation.where}: a product mixes the samples; it is taken for a fixed map. If "
+            "it centres a batch norm, subtract the mean instead: h - h.mean(0)"
+        )
+    if not plan.flow.depends(other) and plan.weights.origin(other) == "text":
+        plan.guesses.append(
+            f"{operation.where}: a matrix that is written into the function is taken for a "
+            'fixed map, not for a layer; lrp.mark(matrix, "weight") makes it one, '
+            'lrp.mark(matrix, "fixed") says that it is none'
+        )
+
+
+def _mixes_samples(
+    operation: Operation, x: Variable, side: int, plan: Plan, samples: Samples | None
+) -> bool:
+    place = None if samples is None else samples.of(x)
+    if place is None or operation.name != "dot_general" or place.inner != 1:
+        return False
+    contracted, _ = operation.params["dimension_numbers"]
+    summed = plan.flow.number(operation.inputs[1 - side]) is not None  # a mean or a sum
+    return place.axis in contracted[side] and not summed
 
 
 def note_outer_product(operation: Operation, value: Variable, plan: Plan) -> None:

@@ -18,7 +18,12 @@ from isnet_jax.lrp.plan.layers import (
     reads_input,
     written_out,
 )
-from isnet_jax.lrp.plan.pieces import note_outer_product, note_pieces
+from isnet_jax.lrp.plan.pieces import (
+    note_fixed_map,
+    note_layer,
+    note_outer_product,
+    note_pieces,
+)
 from isnet_jax.lrp.plan.sites import (
     ActivationSite,
     AverageSite,
@@ -311,7 +316,7 @@ class _Planner:
 
     def _layer(self, operation: Operation, x: Variable) -> list[Variable]:
         if is_fixed_map(operation, [x], self.flow, self.weights):
-            self._note_fixed_map(operation, x)
+            note_fixed_map(operation, x, self.plan, self.samples)
             if self.weights.copies(operation, operation.inputs[1 - operation.inputs.index(x)]):
                 self.plan.copies.add(operation)
             return [x]
@@ -323,51 +328,11 @@ class _Planner:
         tail, torn = find_tail(operation, side, self.plan)
         end = tail[-1].leaves if tail else operation.outputs[0]
         rule = self._rule(name, first, convolution)
-        if torn is not None and not is_plain(rule):
-            self.plan.problems.append(
-                f"lrp: the layer {name or '(unnamed)'} at {operation.where} and the operation "
-                f"{torn.name!r} at {torn.where} belong together, but one of them is in the "
-                f"branches of a cond; {rule} needs both. Put both into the branches, or both "
-                "outside."
-            )
+        site = LayerSite(operation, end, name, rule, x, side, tail, first)
         if not is_plain(rule):
-            self._note_scale(operation, end)
-        self._add(LayerSite(operation, end, name, rule, x, side, tail, first))
+            note_layer(site, torn, self.scales_behind, self.plan)
+        self._add(site)
         return [x]
-
-    def _note_scale(self, operation: Operation, end: Variable) -> None:
-        following = self.plan.live_consumer(end)
-        if following is not None and not self.scales_behind.isdisjoint(
-            (following, position) for position in range(len(following.inputs))
-        ):
-            self.plan.guesses.append(
-                f"{operation.where}: the layer is scaled at {following.where} by a norm of its "
-                "input; what is added behind that is taken for a summand, not for its bias, and "
-                "the rule's stabiliser counts before the scale. Scale the input to change that"
-            )
-
-    def _note_fixed_map(self, operation: Operation, x: Variable) -> None:
-        side = operation.inputs.index(x)
-        other = operation.inputs[1 - side]
-        if self._mixes_samples(operation, x, side):
-            self.plan.guesses.append(
-                f"{operation.where}: a product mixes the samples; it is taken for a fixed map. If "
-                "it centres a batch norm, subtract the mean instead: h - h.mean(0)"
-            )
-        if not self.flow.depends(other) and self.weights.origin(other) == "text":
-            self.plan.guesses.append(
-                f"{operation.where}: a matrix that is written into the function is taken for a "
-                'fixed map, not for a layer; lrp.mark(matrix, "weight") makes it one, '
-                'lrp.mark(matrix, "fixed") says that it is none'
-            )
-
-    def _mixes_samples(self, operation: Operation, x: Variable, side: int) -> bool:
-        place = None if self.samples is None else self.samples.of(x)
-        if place is None or operation.name != "dot_general" or place.inner != 1:
-            return False
-        contracted, _ = operation.params["dimension_numbers"]
-        summed = self.flow.number(operation.inputs[1 - side]) is not None  # a mean or a sum
-        return place.axis in contracted[side] and not summed
 
     def _rule(self, name: str, first: bool, convolution: bool) -> Rule:
         composite = self.composite

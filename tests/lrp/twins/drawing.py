@@ -209,7 +209,7 @@ def _wraps(pieces, number, shape, traits) -> list[Rewrite]:
     start, before = number, shape
     for i, first in enumerate(pieces):
         stop, after = start, before
-        folded = folds(first) and "plain layers" not in traits  # Its layer would stay outside.
+        folded = folds(first) and "plain layers" not in traits  # Its layer stays outside.
         for j in range(i, len(pieces)):
             stop, after = stop + pieces[j].size, output_shape(pieces[j], after)
             behind = pieces[j + 1] if j + 1 < len(pieces) else None
@@ -221,7 +221,7 @@ def _wraps(pieces, number, shape, traits) -> list[Rewrite]:
                     not (wrap.same_shape and before != after)
                     and not (wrap.separable and meeting)
                     and not (name == "lax.map over samples" and torn)
-                    and not (_by_input(rewrite) and folded)
+                    and not (_by_input(rewrite) and (folded or torn))
                 ):
                     found.append(rewrite)
         if first.inner:
