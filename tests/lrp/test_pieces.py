@@ -3,6 +3,7 @@
 import warnings
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from handed import P, X, assert_same, normal, smooth_rules, uniform
 from jax import lax, nn
@@ -72,6 +73,42 @@ def test_layers_in_pieces_are_guesses(rules):
     assert "a sum of layers of the pieces of one value" in guesses(rows, rules)
     assert "is taken for a scale" in guesses(outer, rules)
     assert not guesses(rows, lrp.Epsilon(0.01))
+
+
+def turned(h):
+    return h @ jnp.eye(h.shape[1])[::-1]
+
+
+MOVED = {
+    "indexed": lambda h: h[:, np.arange(h.shape[1])[::-1]],
+    "reversed": lambda h: h[:, ::-1],
+    "rolled": lambda h: jnp.roll(h, 1, -1),
+    "rows reversed": lambda h: h[::-1],
+    "cut": lambda h: jnp.pad(h[:, 1:], ((0, 0), (0, 1))),
+    "masked": lambda h: jnp.where(jnp.arange(h.shape[1]) > 0, h, 0.0),
+    "split": lambda h: jnp.concatenate(jnp.split(h, 2, -1)[::-1], -1),
+    "by a matrix": turned,
+}
+
+
+@RULED
+@pytest.mark.parametrize("moved", MOVED.values(), ids=MOVED)
+def test_a_bias_behind_moved_values_of_a_layer_is_a_guess(moved, rules):
+    said = "not for the layer's bias or norm"
+    assert said in guesses(lambda x: moved(x @ P["w"]) + P["b"], rules)
+    assert said not in guesses(lambda x: moved(x @ P["w"] + P["b"]), rules)
+    assert said not in guesses(lambda x: moved(x @ P["w"]) * 2, rules)
+    assert said not in guesses(lambda x: moved(x @ P["w"]) + P["b"], lrp.ISNetFlex(first=None))
+
+
+@RULED
+def test_taking_the_only_element_of_an_axis_is_a_rearrangement(rules):
+    """As vmap over channels makes of a batch norm that reads and returns one of them."""
+
+    def by_take(x):
+        return nn.relu((x @ P["w"])[..., None].take(0, -1) + P["b"]) @ P["u"]
+
+    assert_same(by_take, lambda x: nn.relu(x @ P["w"] + P["b"]) @ P["u"], X, rules)
 
 
 @smooth_rules

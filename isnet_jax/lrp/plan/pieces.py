@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from isnet_jax.lrp.plan.layers import (
     Channels,
     channel_axes,
     is_channelwise,
+    is_fixed_map,
     leaving,
     moved_axes,
     varying_axes,
 )
 from isnet_jax.lrp.plan.sites import LayerSite, Plan
-from isnet_jax.lrp.rules import is_plain
+from isnet_jax.lrp.rules import BackwardRule, Epsilon, Flex, Rule, is_plain
 from isnet_jax.lrp.trace.batch import Samples
 from isnet_jax.lrp.trace.dependence import Edge
 from isnet_jax.lrp.trace.jaxpr import Operand, Operation, Variable, scan_counts
-from isnet_jax.lrp.trace.primitives import SHAPING
+from isnet_jax.lrp.trace.primitives import MOVES, SHAPING
 
 _JOINING = ("concatenate", "stack")
+_MOST_MOVES = 4
+"""So many moves stand between a layer and its bias at most."""
+_SMALL = 1e-5
+"""The largest stabiliser that does not count."""
 _CUTTING = ("slice", "split", "unstack", "dynamic_slice", "gather")
 
 
 def note_pieces(plan: Plan) -> None:
     """Add to the plan's guesses and problems what belongs to its layers but is not folded in."""
-    plan.guesses.extend(dict.fromkeys(_guesses(_ruled_layers(plan), plan)))
+    ends = _ruled_layers(plan)
+    plan.guesses.extend(dict.fromkeys([*_guesses(ends, plan), *_moved(ends.values(), plan)]))
     for scan, body in plan.bodies.items():
         if scan.name == "scan":
             plan.problems.extend(_behind_scan(scan, body, plan))
@@ -131,6 +137,68 @@ def _guesses(ends: Mapping[Operand, LayerSite], plan: Plan) -> Iterator[str]:
                     f"{following.where}: a sum of layers of the pieces of one value is taken for "
                     "several layers. Concatenate their weights to make it one"
                 )
+
+
+def _moved(layers: Iterable[LayerSite], plan: Plan) -> Iterator[str]:
+    """What may be the bias or norm of a layer whose values are cut, turned or padded before."""
+    for site in layers:
+        axes = _axes(site, plan)
+        if axes is None or _same_behind(site.rule):
+            continue
+        for value, shaped in _rearranged(site.at, axes, plan, _MOST_MOVES):
+            behind = _belongs(value, shaped, plan)
+            if behind is not None:
+                yield (
+                    f"{behind.where}: the layer {site.name or '(unnamed)'} at "
+                    f"{site.operation.where} is cut, turned, masked or padded before this, which "
+                    "is taken for a summand or scale of its own, not for the layer's bias or "
+                    "norm. Do it before that, or with the layer's weights"
+                )
+
+
+def _same_behind(rule: Rule) -> bool:
+    """Whether a bias has the same effect behind the layer as in it, but for the stabiliser."""
+    exact = isinstance(rule, Flex | BackwardRule)
+    small = isinstance(rule, Epsilon) and not callable(rule.epsilon) and rule.epsilon <= _SMALL
+    return exact or small
+
+
+def _rearranged(
+    value: Variable, axes: Channels, plan: Plan, most: int
+) -> Iterator[tuple[Variable, Channels]]:
+    """The values that are pieces or rearrangements of one, and where its channels are."""
+    if value in plan.wanted or not most:
+        return
+    rank = len(plan.flow.graph.shape(value))
+    for reader in plan.live_readers(value):
+        shaped: Channels | None = axes
+        if reader.name in SHAPING:
+            shaped = moved_axes(reader, axes, plan.flow)
+        elif not plan.flow.is_identity(reader):
+            if not _moves(reader, value, plan):
+                continue
+            most -= 1
+        for output in reader.outputs:
+            if shaped is None or not plan.live_readers(output):
+                continue
+            if reader.name in SHAPING or plan.flow.is_identity(reader):
+                yield from _rearranged(output, shaped, plan, most)
+            elif len(plan.flow.graph.shape(output)) == rank:
+                yield output, shaped
+                yield from _rearranged(output, shaped, plan, most)
+
+
+def _moves(operation: Operation, value: Variable, plan: Plan) -> bool:
+    """Whether the operation only moves the value's elements, or puts numbers beside them."""
+    carrying = plan.flow.carrying_inputs(operation)
+    if operation.name == "concatenate":
+        sources = {_cut_from(v, plan) for v in carrying}
+        return len(sources) == 1 and None not in sources
+    if carrying != [value]:
+        return False
+    mixes = operation.name == "dot_general"
+    fixed = mixes and is_fixed_map(operation, carrying, plan.flow, plan.weights)
+    return fixed or operation.name in (*MOVES, "select_n") or operation in plan.copies
 
 
 def _behind_scan(scan: Operation, body: Plan, plan: Plan) -> Iterator[str]:

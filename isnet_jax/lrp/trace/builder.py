@@ -93,11 +93,31 @@ class _Builder:
                 shape = equation.outvars[0].aval.shape
                 run = _EXTREMES[name]
                 return (self._step(equation, name.removeprefix("reduce_"), pair, shape, {}, run),)
+        if name == "gather" and self._takes_all(equation, inputs):
+            axes = tuple(params["dimension_numbers"].collapsed_slice_dims)
+            run = partial(lax.squeeze, dimensions=axes)
+            shape = equation.outvars[0].aval.shape
+            return (self._step(equation, "squeeze", inputs[:1], shape, {"dimensions": axes}, run),)
         if name == "argmax" and self._is_boolean(inputs[0]):
             pair = self._stacked_pair(equation, inputs[0])
             if pair:
                 return (self._first_of_pair(equation, *pair),)
         return self._append(equation, inputs, name)
+
+    def _takes_all(self, equation: Any, inputs: tuple[Operand, ...]) -> bool:
+        """Whether a fixed index takes the only element of each axis that it indexes."""
+        operand, index = inputs
+        numbers = equation.params["dimension_numbers"]
+        whole = equation.params["slice_sizes"] == self.shape(operand)
+        in_order = list(numbers.offset_dims) == list(range(len(equation.outvars[0].aval.shape)))
+        return whole and in_order and not numbers.operand_batching_dims and self._is_fixed(index)
+
+    def _is_fixed(self, operand: Operand) -> bool:
+        """Whether a value is computed from what the program holds alone."""
+        if isinstance(operand, Constant) or operand in self.constants:
+            return True
+        maker = self.makers.get(operand)
+        return maker is not None and all(map(self._is_fixed, maker.inputs))
 
     def _is_boolean(self, operand: Operand) -> bool:
         return not isinstance(operand, Constant) and self.types[operand].dtype == bool
