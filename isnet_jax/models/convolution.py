@@ -1,7 +1,8 @@
 """The lowering of convolutions, chosen in one place by backend and shape.
 
-`lax.conv_general_dilated` is what accelerators get, except where it is strided. There, and on CPUs,
-a convolution is three bilinear functions, each the derivative of the others:
+Of patches that do not overlap it is one product. `lax.conv_general_dilated` is what accelerators
+get else, except where it is strided. There, and on CPUs, a convolution is three bilinear functions,
+each the derivative of the others:
 
     forward            y = x * w
     input_gradient     g, w -> the gradient by x
@@ -68,11 +69,23 @@ def convolve(
     """A two-dimensional convolution (cross-correlation), NHWC and HWIO, zero padding."""
     (_, height, width, _), (rows, columns, _, _) = x.shape, kernel.shape
     geometry = Geometry(height, width, rows, columns, stride, padding)
+    if stride == rows == columns > 1 and not padding:
+        return _of_patches(geometry, x, kernel)
     if (_backend[-1] if _backend else jax.default_backend()) != "cpu":
         return (_direct if stride == 1 else _convolution)(geometry, x, kernel)
     if _is_slow_on_cpu(geometry):
         return _as_product(geometry, x, kernel)
     return _convolution(geometry, x, kernel)
+
+
+def _of_patches(geometry: Geometry, x: Array, kernel: Array) -> Array:
+    """Where windows do not overlap they are a rearrangement, and what follows is one product."""
+    side, (batch, _, _, channels) = geometry.stride, x.shape
+    rows, columns = geometry.rows, geometry.columns
+    x = x[:, : rows * side, : columns * side]
+    patches = x.reshape(batch, rows, side, columns, side, channels).transpose(0, 1, 3, 2, 4, 5)
+    product = patches.reshape(batch * rows * columns, -1) @ kernel.reshape(-1, kernel.shape[-1])
+    return product.reshape(batch, rows, columns, -1)
 
 
 def _is_slow_on_cpu(geometry: Geometry) -> bool:

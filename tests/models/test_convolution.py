@@ -27,6 +27,7 @@ SHAPES = {
     "no padding": ((7, 6), 3, 2, 3, 1, 0),
     "one row": ((1, 6), 3, 2, 3, 1, 1),
     "patches": ((8, 8), 4, 3, 5, 4, 0),
+    "patches and a rest": ((11, 9), 4, 3, 5, 4, 0),
     "few features of many": ((24, 23), 3, 9, 3, 1, 1),
     "few features, no padding": ((26, 25), 3, 9, 3, 1, 0),
 }

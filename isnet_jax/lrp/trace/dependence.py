@@ -270,14 +270,18 @@ def _nearest_common(
     return next((v for v in way(first) if all(v in other for other in shared)), None)
 
 
+_PASSED = frozenset(
+    {"concatenate", "stack", "slice", "split", "unstack", "gather", "pad", "tile", JOIN}
+)
+
+
 def travels(operation: Operation) -> bool:
     """Whether a norm's statistic stays one through the operation: elementwise or rearranged.
 
     The statistics of concatenated maps are concatenations.
     """
     primitive = facts(operation.name)
-    passed = operation.name in ("concatenate", "slice", "gather", "pad", "stack", "tile", JOIN)
-    return primitive.elementwise or primitive.shaping or passed
+    return primitive.elementwise or primitive.shaping or operation.name in _PASSED
 
 
 def is_relu(operation: Operation, flow: Flow) -> bool:
