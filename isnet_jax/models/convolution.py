@@ -84,8 +84,7 @@ def _of_patches(geometry: Geometry, x: Array, kernel: Array) -> Array:
     rows, columns = geometry.rows, geometry.columns
     x = x[:, : rows * side, : columns * side]
     patches = x.reshape(batch, rows, side, columns, side, channels).transpose(0, 1, 3, 2, 4, 5)
-    product = patches.reshape(batch * rows * columns, -1) @ kernel.reshape(-1, kernel.shape[-1])
-    return product.reshape(batch, rows, columns, -1)
+    return _times(patches.reshape(batch, rows, columns, side * side * channels), kernel)
 
 
 def _is_slow_on_cpu(geometry: Geometry) -> bool:
@@ -97,7 +96,10 @@ def _is_slow_on_cpu(geometry: Geometry) -> bool:
 
 def _as_product(geometry: Geometry, x: Array, kernel: Array) -> Array:
     """Patches (im2col) times weights."""
-    patches = jnp.concatenate(_windows(geometry, x), axis=-1)
+    return _times(jnp.concatenate(_windows(geometry, x), axis=-1), kernel)
+
+
+def _times(patches: Array, kernel: Array) -> Array:
     # With one axis of rows, the weights' gradient needs no transposed copy of the patches.
     product = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
     return product.reshape(*patches.shape[:-1], kernel.shape[-1])

@@ -113,6 +113,14 @@ def test_seeds_may_be_mapped_over(case):
     np.testing.assert_allclose(gradient(ours), gradient(expected), rtol=1e-10, atol=1e-10)
 
 
+def test_accelerators_get_xlas_own_convolution():
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((8, 2, 2, 16), (3, 3, 16, 16))]
+    with convolution.lowered_for("tpu"):
+        text = str(jax.make_jaxpr(lambda x, k: convolve(x, k, padding=1))(*shapes))
+    assert "custom_vjp" not in text
+    assert (text.count("dot_general["), text.count("conv_general_dilated[")) == (0, 1)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_accelerators_get_convolutions_whose_windows_are_kernels(stride):
     """Of the second order too: no kernel as large as the image, which is slow there."""

@@ -22,11 +22,11 @@ from isnet_jax.lrp.trace.jaxpr import Operand, Operation, Variable, scan_counts
 from isnet_jax.lrp.trace.primitives import MOVES, SHAPING
 
 _JOINING = ("concatenate", "stack")
+_CUTTING = ("slice", "split", "unstack", "dynamic_slice", "gather")
 _MOST_MOVES = 4
 """So many moves stand between a layer and its bias at most."""
 _SMALL = 1e-5
 """The largest stabiliser that does not count."""
-_CUTTING = ("slice", "split", "unstack", "dynamic_slice", "gather")
 
 
 def note_pieces(plan: Plan) -> None:
@@ -167,25 +167,22 @@ def _rearranged(
     value: Variable, axes: Channels, plan: Plan, most: int
 ) -> Iterator[tuple[Variable, Channels]]:
     """The values that are pieces or rearrangements of one, and where its channels are."""
-    if value in plan.wanted or not most:
+    if value in plan.wanted:
         return
     rank = len(plan.flow.graph.shape(value))
     for reader in plan.live_readers(value):
-        shaped: Channels | None = axes
-        if reader.name in SHAPING:
-            shaped = moved_axes(reader, axes, plan.flow)
-        elif not plan.flow.is_identity(reader):
-            if not _moves(reader, value, plan):
-                continue
-            most -= 1
+        shapes = reader.name in SHAPING or plan.flow.is_identity(reader)
+        if not shapes and not (most and _moves(reader, value, plan)):
+            continue
+        shaped = moved_axes(reader, axes, plan.flow) if reader.name in SHAPING else axes
+        if shaped is None:
+            continue
         for output in reader.outputs:
-            if shaped is None or not plan.live_readers(output):
+            if not shapes and len(plan.flow.graph.shape(output)) != rank:
                 continue
-            if reader.name in SHAPING or plan.flow.is_identity(reader):
-                yield from _rearranged(output, shaped, plan, most)
-            elif len(plan.flow.graph.shape(output)) == rank:
+            if not shapes:
                 yield output, shaped
-                yield from _rearranged(output, shaped, plan, most)
+            yield from _rearranged(output, shaped, plan, most if shapes else most - 1)
 
 
 def _moves(operation: Operation, value: Variable, plan: Plan) -> bool:

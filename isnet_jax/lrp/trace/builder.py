@@ -95,9 +95,7 @@ class _Builder:
                 return (self._step(equation, name.removeprefix("reduce_"), pair, shape, {}, run),)
         if name == "gather" and self._takes_all(equation, inputs):
             axes = tuple(params["dimension_numbers"].collapsed_slice_dims)
-            run = partial(lax.squeeze, dimensions=axes)
-            shape = equation.outvars[0].aval.shape
-            return (self._step(equation, "squeeze", inputs[:1], shape, {"dimensions": axes}, run),)
+            return (self._squeezed(equation, inputs[0], axes),)
         if name == "argmax" and self._is_boolean(inputs[0]):
             pair = self._stacked_pair(equation, inputs[0])
             if pair:
@@ -114,10 +112,17 @@ class _Builder:
 
     def _is_fixed(self, operand: Operand) -> bool:
         """Whether a value is computed from what the program holds alone."""
-        if isinstance(operand, Constant) or operand in self.constants:
-            return True
-        maker = self.makers.get(operand)
-        return maker is not None and all(map(self._is_fixed, maker.inputs))
+        stack, seen = [operand], set()
+        while stack:
+            current = stack.pop()
+            if isinstance(current, Constant) or current in self.constants or current in seen:
+                continue
+            seen.add(current)
+            maker = self.makers.get(current)
+            if maker is None:
+                return False
+            stack.extend(maker.inputs)
+        return True
 
     def _is_boolean(self, operand: Operand) -> bool:
         return not isinstance(operand, Constant) and self.types[operand].dtype == bool
@@ -233,10 +238,12 @@ class _Builder:
             return ()
         if self.shape(stacked)[axis] != 2:
             return ()
-        run, params = partial(lax.squeeze, dimensions=(axis,)), {"dimensions": (axis,)}
-        shape = equation.outvars[0].aval.shape
-        pieces = maker.inputs
-        return tuple(self._step(equation, "squeeze", (p,), shape, params, run) for p in pieces)
+        return tuple(self._squeezed(equation, piece, (axis,)) for piece in maker.inputs)
+
+    def _squeezed(self, equation: Any, operand: Operand, axes: tuple[int, ...]) -> Operand:
+        shape = [size for axis, size in enumerate(self.shape(operand)) if axis not in axes]
+        run = partial(lax.squeeze, dimensions=axes)
+        return self._step(equation, "squeeze", (operand,), shape, {"dimensions": axes}, run)
 
     def _step(
         self,
@@ -271,7 +278,7 @@ class _Builder:
     def _one_step(self, equation: Any, inputs: tuple[Operand, ...]) -> tuple[Operand, ...]:
         constants, carried = scan_counts(equation.params)
         start = constants + carried
-        slices = [self._without_leading_axis(equation, o) for o in inputs[start:]]
+        slices = [self._squeezed(equation, operand, (0,)) for operand in inputs[start:]]
         body = equation.params["jaxpr"]
         outputs = self._opened(equation, body, [*inputs[:start], *slices])
         stacked = [
@@ -279,12 +286,6 @@ class _Builder:
             for operand, variable in zip(outputs[carried:], equation.outvars[carried:], strict=True)
         ]
         return (*outputs[:carried], *stacked)
-
-    def _without_leading_axis(self, equation: Any, operand: Operand) -> Operand:
-        run = partial(lax.squeeze, dimensions=(0,))
-        params = {"dimensions": (0,)}
-        shape = self.shape(operand)[1:]
-        return self._step(equation, "squeeze", (operand,), shape, params, run)
 
     def _with_leading_axis(self, equation: Any, operand: Operand, type_: Any) -> Operand:
         params = {"shape": type_.shape, "broadcast_dimensions": tuple(range(1, len(type_.shape)))}

@@ -61,20 +61,16 @@ def _axis_before(operation: Operation, axis: int, flow: Flow) -> int | None:
     name, params = operation.name, operation.params
     (operand,) = flow.depending_inputs(operation)
     before, after = flow.graph.shape(operand), flow.graph.shape(operation.outputs[0])
+    sources: dict[int, int] = {}  # where each axis of the result was
     if name == "broadcast_in_dim":
-        axes = list(params["broadcast_dimensions"])
+        sources = {new: old for old, new in enumerate(params["broadcast_dimensions"])}
     elif name == "transpose":
-        axes = [params["permutation"].index(a) for a in range(len(before))]
-    elif name in ("squeeze", "expand_dims") or (facts(name).reduces and "axes" in params):
-        gone = params.get("dimensions", params.get("axes", ()))
-        kept = [a for a in range(max(len(before), len(after))) if a not in gone]
-        if name == "expand_dims":
-            axes = kept
-        else:
-            return kept[axis]
+        sources = dict(enumerate(params["permutation"]))
+    elif name == "squeeze" or (facts(name).reduces and "axes" in params):
+        gone = params["dimensions" if name == "squeeze" else "axes"]
+        sources = dict(enumerate(a for a in range(len(before)) if a not in gone))
     elif name in ("mul", "div", "neg", "convert_element_type") or flow.is_identity(operation):
-        return axis if before == after and operation.inputs[0] == operand else None
-    else:
-        return None
-    same = axis in axes and before[axes.index(axis)] == after[axis]
-    return axes.index(axis) if same else None
+        alike = before == after and operation.inputs[0] == operand
+        sources = {axis: axis} if alike else {}
+    old = sources.get(axis)
+    return old if old is not None and before[old] == after[axis] else None
