@@ -4,7 +4,8 @@
     python experiments/hard_backgrounds.py --fashion /usr/share/datasets/fashion-mnist
 
 Every row is one training, judged on the set's own tests with exact masks. Rows that are done are
-kept: the same command goes on with the rest, on a CPU overnight or on a GPU in minutes. Writes
+kept: the same command goes on with the rest, on a CPU overnight or on a GPU in minutes. With
+`--known experiments/results/hard_backgrounds.json` those from another machine are kept too. Writes
 table.json and table.md into the output folder after every training.
 """
 
@@ -85,6 +86,7 @@ class Experiment:
       epochs: passes over the training images.
       fashion: folder with Fashion-MNIST's four files: its objects in front of photographs too.
       limit: so many objects of each source only.
+      known: a table.json from elsewhere: its rows are not trained again.
       out: folder of the runs, table.json and table.md.
       data_dir: where prepared data sets are kept.
     """
@@ -95,6 +97,7 @@ class Experiment:
     epochs: int = 8
     fashion: Path | None = None
     limit: int | None = None
+    known: Path | None = None
     out: Path = Path("runs/hard-backgrounds")
     data_dir: Path = Path("datasets")
 
@@ -134,13 +137,15 @@ def sets(experiment: Experiment, seed: int) -> dict[str, MadeSet]:
 
 def main(experiment: Experiment) -> None:
     console = Console()
+    if experiment.known is not None:
+        keep(json.loads(experiment.known.read_text())["rows"], experiment)
     for seed in experiment.seeds:
         for set_name, made in sets(experiment, seed).items():
             for name in experiment.objectives if set_name in experiment.sets else ():
                 file = result_file(experiment, set_name, name, seed)
                 if not file.exists():
                     result = trained(made, name, seed, experiment, file.parent, console)
-                    write_atomically(file, json.dumps(result) + "\n")
+                    write_atomically(file, json.dumps({"seed": seed, **result}) + "\n")
                     write_table(experiment)
                 console.print(set_name, "|", name, "|", seed, json.loads(file.read_text()))
     write_table(experiment)
@@ -148,6 +153,17 @@ def main(experiment: Experiment) -> None:
 
 def result_file(experiment: Experiment, set_name: str, name: str, seed: int) -> Path:
     return experiment.out / slug(set_name) / slug(name) / str(seed) / "result.json"
+
+
+def keep(rows: Mapping[str, Mapping[str, list[dict[str, Any]]]], experiment: Experiment) -> None:
+    """Writes the results that are not in the output folder yet."""
+    for set_name, objectives in rows.items():
+        for name, runs in objectives.items():
+            for run in runs:
+                file = result_file(experiment, set_name, name, run["seed"])
+                if not file.exists():
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    write_atomically(file, json.dumps(run) + "\n")
 
 
 def trained(
@@ -175,8 +191,9 @@ def trained(
             description, training, train, splits["validation"], folder / "network", display
         )
     seconds = round(time.monotonic() - started, 1)
-    rate = np.median([record["images_per_second"] for record in history])
-    return {**judge(network, splits), "seconds": seconds, "images_per_second": float(rate)}
+    rates = [r["images_per_second"] for r in history if "images_per_second" in r]
+    rate = float(np.median(rates)) if rates else None
+    return {**judge(network, splits), "seconds": seconds, "images_per_second": rate}
 
 
 def write_table(experiment: Experiment) -> None:

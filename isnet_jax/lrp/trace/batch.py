@@ -116,10 +116,7 @@ class Samples:
         if name == "dot_general":
             return [self._product(operation, places)]
         if name == "conv_general_dilated":
-            numbers = operation.params["dimension_numbers"]
-            if first is not None and first.axis == numbers.lhs_spec[0]:
-                return [Place(numbers.out_spec[0], first.inner)]
-            return None
+            return None if first is None else self._convolved(operation, first)
         if name in ("concatenate", "dynamic_update_slice") or name.startswith("scatter"):
             place = next(filter(None, places))
             joined = name == "concatenate" and place.axis == operation.params["dimension"]
@@ -186,6 +183,18 @@ class Samples:
             return None
         before = len(shapes[side]) - len(contracted[side]) if other else len(batched[other])
         return Place(before, place.inner)
+
+    def _convolved(self, operation: Operation, place: Place) -> list[Place | None] | None:
+        """Along the images; channels are summed over, and pixels mixed."""
+        params = operation.params
+        lhs, kernel, after = params["dimension_numbers"]
+        position = lhs.index(place.axis)
+        if position == 0:
+            return [Place(after[0], place.inner)] if params["batch_group_count"] == 1 else None
+        if position == 1:
+            return [None] if params["feature_group_count"] == 1 else None
+        window = self.graph.shape(operation.inputs[1])[kernel[position]]
+        return [None] if window > 1 else None
 
     def _is_made(self, operand: Operand) -> bool:
         """Whether the program computes an array from nothing: no input, none that it holds."""

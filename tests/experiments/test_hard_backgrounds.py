@@ -1,0 +1,39 @@
+"""The objectives on a hard set, at their smallest, and once more where a table holds all rows."""
+
+import importlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+def test_a_row_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    hard_backgrounds = importlib.import_module("hard_backgrounds")
+
+    experiment = hard_backgrounds.Experiment(
+        sets=("decoy",),
+        objectives=("exchange, consistent",),
+        seeds=(3,),
+        epochs=1,
+        limit=100,
+        out=tmp_path / "here",
+        data_dir=tmp_path / "data",
+    )
+    hard_backgrounds.main(experiment)
+    table = experiment.out / "table.json"
+    rows = json.loads(table.read_text())["rows"]
+    (row,) = rows["decoy"]["exchange, consistent"]
+    assert row["seed"] == 3
+    assert 0 <= row["worst_group"] <= row["unbiased"] <= 1
+    assert "| exchange, consistent |" in (experiment.out / "table.md").read_text()
+
+    monkeypatch.setattr(hard_backgrounds, "fit", None)
+    elsewhere = replace(experiment, known=table, out=tmp_path / "elsewhere")
+    hard_backgrounds.main(elsewhere)
+    assert json.loads((elsewhere.out / "table.json").read_text())["rows"] == rows
+    sys.modules.pop("hard_backgrounds")
