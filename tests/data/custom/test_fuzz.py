@@ -1,6 +1,7 @@
-"""Malformed folders, tables, annotations and masks: an error of ours, or exactly the right data.
+"""Malformed folders, tables and annotations: an error of ours, or exactly the right data.
 
-The slow version makes 10,000 of them: `pytest -m slow tests/data/custom/test_fuzz.py`.
+With `test_fuzz_pictures.py` the slow version makes 10,000 of them:
+`pytest -m slow tests/data/custom`.
 """
 
 from __future__ import annotations
@@ -9,163 +10,19 @@ import contextlib
 import csv
 import io
 import json
-import os
 import re
-import shutil
 import tempfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import own_pictures as own
 import pytest
-from dicom_film import film
 from fuzzing import counts, fuzz, spoilt
 from hypothesis import strategies as st
-from PIL import Image
+from own_damage import DAMAGE, MASK_DAMAGE, copied, prepared, same_picture, samples
 
-from isnet_jax.commands.main import main
-from isnet_jax.data import Split, load_split, open_prepared
-from isnet_jax.data.custom.readers import Contents, PixelRules, Rejected
-from isnet_jax.data.custom.readers.pictures import (
-    MAX_PIXELS,
-    MaskFile,
-    decode_image,
-    decode_numbers,
-    decode_values,
-)
-
-
-@contextlib.contextmanager
-def copied(template: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as place:
-        shutil.copytree(template, Path(place) / "source", symlinks=True)
-        yield Path(place) / "source"
-
-
-def prepared(out: Path, *arguments: object) -> dict[str, Split] | None:
-    """The splits that the command line prepares; None where it refuses as it should."""
-    errors = io.StringIO()
-    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            main(["prepare", *map(str, arguments), "--out", str(out)])
-            code = 0
-        except SystemExit as stopped:
-            code = stopped.code
-    if code != 0:
-        shown = errors.getvalue()
-        assert code == 2, shown
-        assert shown.startswith("error: ") or "─" in shown
-        assert "Traceback" not in shown
-        assert len(shown.splitlines()) <= 24
-        assert not out.exists()
-        assert not list(out.parent.glob(".*incomplete*"))
-        return None
-    builder = open_prepared(out)
-    return {name: load_split(builder, name) for name in builder.info.splits}
-
-
-def samples(splits: dict[str, Split]) -> Iterator[tuple[str, np.ndarray, Any, str]]:
-    """Name, image, mask or None, class."""
-    for split in splits.values():
-        for i, name in enumerate(split.ids):
-            known = split.has_mask is None or split.has_mask[i]
-            mask = split.masks[i, ..., 0] > 0 if known else None
-            assert mask is None or mask.any()
-            yield name, split.images[i], mask, split.class_names[int(split.labels[i])]
-
-
-def intact(path: Path) -> bool:
-    """Whether all checksums of a PNG are right, checked without Pillow."""
-    data, place = path.read_bytes(), 8
-    kind = b""
-    while place + 12 <= len(data) and kind != b"IEND":
-        length = int.from_bytes(data[place : place + 4], "big")
-        kind = data[place + 4 : place + 8]
-        end = place + 8 + length
-        if zlib.crc32(data[place + 4 : end]).to_bytes(4, "big") != data[end : end + 4]:
-            return False
-        place = end + 4
-    return kind == b"IEND"
-
-
-def same_picture(path: Path, image: np.ndarray) -> bool:
-    assert path.is_file()
-    if path.read_bytes().startswith(b"\x89PNG"):
-        assert intact(path), path
-    with Image.open(path) as picture:
-        return np.array_equal(np.asarray(picture.convert("RGB")), image)
-
-
-# How one file goes bad. Each is (name, function of the path and a number, whether the sample can
-# never be used).
-def _flip(path: Path, number: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[number % len(data)] ^= 1 << number % 8
-    path.write_bytes(data)
-
-
-def _noise(seed: int, length: int) -> bytes:
-    return np.random.default_rng(seed).bytes(length)
-
-
-def _other_size(path: Path, number: int) -> None:
-    path.write_bytes(own.png(own.pixels(number, height=SIZES[number % 3])))
-
-
-SIZES = (1, own.SIDE - 1, own.SIDE + 5)
-
-
-def _replaced(path: Path, make: Callable[[Path], Any]) -> None:
-    path.unlink()
-    make(path)
-
-
-DAMAGE: dict[str, tuple[Callable[[Path, int], Any], bool]] = {
-    "flip": (_flip, False),
-    "truncate": (lambda p, n: os.truncate(p, n % p.stat().st_size), True),
-    "append": (lambda p, n: p.write_bytes(p.read_bytes() + bytes([n % 256]) * (n % 99)), False),
-    "random": (lambda p, n: p.write_bytes(_noise(n, n % 300)), True),
-    "random after the signature": (
-        lambda p, n: p.write_bytes(p.read_bytes()[: 8 + n % 30] + _noise(n, 60)),
-        True,
-    ),
-    "text": (lambda p, n: p.write_text("image,mask\n" * (n % 9 + 1)), True),
-    "eps": (lambda p, n: p.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"), True),
-    "bomb": (lambda p, n: p.write_bytes(own.bomb(60_000, 60_000 + n)), True),
-    "delete": (lambda p, n: p.unlink(), True),
-    "folder": (lambda p, n: _replaced(p, Path.mkdir), True),
-    "loop": (lambda p, n: _replaced(p, lambda q: q.symlink_to(q.name)), True),
-    "link to nothing": (lambda p, n: _replaced(p, lambda q: q.symlink_to("nothing")), True),
-    "link to a folder": (lambda p, n: _replaced(p, lambda q: q.symlink_to("..")), True),
-    "link to zeros": (lambda p, n: _replaced(p, lambda q: q.symlink_to("/dev/zero")), True),
-    "pipe": (lambda p, n: _replaced(p, os.mkfifo), True),
-    "other size": (_other_size, True),
-    "frames": (
-        lambda p, n: Image.fromarray(own.pixels(n)).save(
-            p, "PNG", save_all=True, append_images=[Image.fromarray(own.pixels(n + 1))]
-        ),
-        True,
-    ),
-    "wrong suffix": (lambda p, n: p.rename(p.with_suffix(".txt")), True),
-    "transparent": (
-        lambda p, n: p.write_bytes(own.png(np.full((own.SIDE, own.SIDE, 4), n % 255, np.uint8))),
-        True,
-    ),
-    "newline in the name": (lambda p, n: p.rename(p.with_name("a\n\x1b[31mb.png")), True),
-    "bytes as the name": (
-        lambda p, n: os.rename(p, os.fsencode(p.parent) + b"/\xff\xfe.png"),
-        True,
-    ),
-}
-MASK_DAMAGE: dict[str, tuple[Callable[[Path, int], Any], bool]] = {
-    "grey": (lambda p, n: p.write_bytes(own.png(own.pixels(n)[..., 0])), True),
-    "colours": (lambda p, n: p.write_bytes(own.png(own.pixels(n))), True),
-    "empty": (lambda p, n: p.write_bytes(own.png(np.zeros((own.SIDE, own.SIDE), bool))), True),
-    "its image": (lambda p, n: p.write_bytes(own.png(own.pixels(int(p.stem)))), True),
-}
 damages = st.lists(
     st.tuples(
         st.sampled_from(["images", "masks"]),
@@ -454,90 +311,3 @@ def test_numbers_and_boxes(examples: int, voc: Path):
         st.booleans(),
     )
     fuzz(examples, strategy, test)
-
-
-def encoded(kind: str, array: np.ndarray, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-GREY = own.pixels(0)[..., 0]
-PICTURES = (
-    *(encoded(kind, own.pixels(0)) for kind in ("JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")),
-    *(encoded(kind, GREY) for kind in ("PNG", "TIFF", "PPM")),
-    encoded("TIFF", own.pixels(0), compression="tiff_lzw"),
-    encoded("PNG", GREY.astype(np.uint16) * 257),
-    own.numbered(own.drawn(0), 2),
-    film(),
-    film(PhotometricInterpretation="MONOCHROME1", WindowCenter=1000, WindowWidth=500),
-)
-
-
-@counts(150, 2500)
-def test_pictures(examples: int):
-    """Of every format, DICOM included; without checksums they may become others, never odd ones."""
-
-    def test(data: bytes) -> None:
-        for decode in (
-            lambda: decode_image(data, ".png", PixelRules()),
-            lambda: decode_image(data, ".dcm", PixelRules()),
-            lambda: decode_values(data),
-            lambda: decode_numbers(data),
-        ):
-            try:
-                pixels = decode()
-            except Rejected:
-                continue
-            assert pixels.dtype in (np.uint8, np.uint16, np.int32)
-            assert pixels.ndim == 2 or pixels.shape[2:] == (3,)
-            assert 0 < pixels.size <= 3 * MAX_PIXELS
-
-    fuzz(examples, st.sampled_from(PICTURES).flatmap(spoilt), test)
-
-
-@counts(150, 1000)
-def test_masks(examples: int, tmp_path: Path):
-    def test(case: tuple[int, str, int, int | None]) -> None:
-        number, damage, value, threshold = case
-        path = own.write(tmp_path / "mask.png", own.drawn(number))
-        action, fatal = {**DAMAGE, **MASK_DAMAGE}[damage]
-        if damage in ("bytes as the name", "newline in the name", "its image"):
-            return
-        action(path, value)
-        try:
-            rules = PixelRules(mask_threshold=threshold)
-            found = MaskFile(path, ("cat",), rules).read(own.SIDE, own.SIDE, Contents())
-        except Rejected:
-            return
-        finally:
-            shutil.rmtree(tmp_path)
-            tmp_path.mkdir()
-        assert found.mask is not None
-        if damage == "grey":
-            assert np.array_equal(found.mask, own.pixels(value)[..., 0] >= threshold)
-        else:
-            assert not fatal, damage
-            assert np.array_equal(found.mask, own.drawn(number))
-
-    strategy = st.tuples(
-        st.integers(0, 8),
-        st.sampled_from([*DAMAGE, *MASK_DAMAGE]),
-        st.integers(0, 10_000),
-        st.sampled_from([None, None, 1, 128, 255]),
-    )
-    fuzz(examples, strategy, test)
-
-
-def test_random_bytes_are_no_picture():
-    def test(data: bytes) -> None:
-        for suffix in (".png", ".dcm"):
-            with pytest.raises(Rejected):
-                decode_image(data, suffix, PixelRules())
-
-    starts = (
-        *(b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"RIFF    WEBP", b"P5 8 8 255 "),
-        *(b"\xff\xd8\xff\xe0", b"P6\n", bytes(128) + b"DICM"),
-    )
-    strategy = st.builds(lambda a, b: a + b, st.sampled_from(starts), st.binary(max_size=50))
-    fuzz(100, strategy, test)
