@@ -265,13 +265,31 @@ def _per_channel(operand: Operand, axes: set[int], flow: Flow) -> bool:
 
 def varying_axes(operand: Operand, flow: Flow) -> set[int]:
     """The axes along which a value is not merely repeated."""
+    return _varying(operand, flow, {})
+
+
+def _varying(operand: Operand, flow: Flow, known: dict[Variable, set[int]]) -> set[int]:
     found = flow.origin(operand)
+    whole = {axis for axis, size in enumerate(flow.graph.shape(operand)) if size != 1}
     producer = None if isinstance(found, Constant) else flow.producer.get(found)
-    if producer is not None and producer.name == "broadcast_in_dim":
-        kept = producer.params["broadcast_dimensions"]
-        source = flow.graph.shape(producer.inputs[0])
-        return {axis for axis, size in zip(kept, source, strict=True) if size != 1}
-    return {axis for axis, size in enumerate(flow.graph.shape(operand)) if size != 1}
+    if isinstance(found, Constant) or producer is None:
+        return whole
+    if found not in known:
+        known[found] = whole
+        known[found] = whole & _varying_behind(producer, whole, flow, known)
+    return known[found]
+
+
+def _varying_behind(
+    producer: Operation, whole: set[int], flow: Flow, known: dict[Variable, set[int]]
+) -> set[int]:
+    name, before = producer.name, [_varying(o, flow, known) for o in producer.inputs]
+    if name == "broadcast_in_dim":
+        return {producer.params["broadcast_dimensions"][axis] for axis in before[0]}
+    if name in SHAPING:
+        moved = moved_axes(producer, tuple((axis,) for axis in before[0]), flow)
+        return whole if moved is None else set(itertools.chain(*moved))
+    return set().union(*before) if facts(name).elementwise else whole
 
 
 def reads_input(variable: Variable, flow: Flow, sources: Set[Variable], weights: Weights) -> bool:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from isnet_jax.lrp.trace.dependence import Flow, between, variables
 from isnet_jax.lrp.trace.jaxpr import Constant, Operand, Operation, Variable
 from isnet_jax.lrp.trace.primitives import SHAPING
+from isnet_jax.lrp.trace.reductions import summed_by
 
 
 class Softmax(NamedTuple):
@@ -162,11 +163,12 @@ def _partition(operand: Operand, flow: Flow) -> set[Operation]:
         producer = flow.producer.get(current)
         if producer is None:
             return set()
-        if producer.name in _SUMMED:
-            summed = _exponentials(producer.inputs[_SUMMED[producer.name]], flow)
-            if not summed:
+        summed = _summed(producer, flow)
+        if summed is not None:
+            exponentials = _exponentials(summed, flow)
+            if not exponentials:
                 return set()
-            found |= summed
+            found |= exponentials
         elif producer.name in (*SHAPING, *_SCALED, "integer_pow", "log"):
             if producer.name == "log" and current == operand:
                 return set()
@@ -176,6 +178,14 @@ def _partition(operand: Operand, flow: Flow) -> set[Operation]:
         else:
             return set()
     return found
+
+
+def _summed(operation: Operation, flow: Flow) -> Operand | None:
+    """What the operation sums, if that is all it does."""
+    if operation.name == "dot_general":
+        return summed_by(operation, flow)
+    position = _SUMMED.get(operation.name)
+    return None if position is None else operation.inputs[position]
 
 
 def _exponentials(operand: Operand, flow: Flow) -> set[Operation]:

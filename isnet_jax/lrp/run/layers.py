@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from isnet_jax.lrp.plan.layers import Channels, channel_axes, moved_axes, weight_axes
+from isnet_jax.lrp.plan.layers import (
+    Channels,
+    channel_axes,
+    moved_axes,
+    varying_axes,
+    weight_axes,
+)
 from isnet_jax.lrp.plan.sites import LayerSite, Plan, Step
 from isnet_jax.lrp.rules import Layer, LayerRule, Level, RelevanceRule
 from isnet_jax.lrp.trace.jaxpr import Constant, Operand, Variable, varying_like
@@ -186,14 +192,18 @@ class Folding:
             value = lax.stop_gradient(jnp.asarray(self.read(source)))
         else:
             value = self._frozen(source)
-        if not broadcast or producer is None:
-            return value
-        shape = [1] * rank
-        for axis, size in zip(
-            producer.params["broadcast_dimensions"], jnp.shape(value), strict=True
-        ):
-            shape[axis] = size
-        return jnp.reshape(value, shape)
+        if broadcast and producer is not None:
+            shape = [1] * rank
+            for axis, size in zip(
+                producer.params["broadcast_dimensions"], jnp.shape(value), strict=True
+            ):
+                shape[axis] = size
+            value = jnp.reshape(value, shape)
+        varying = varying_axes(operand, self.flow)
+        for axis, size in enumerate(jnp.shape(value)):
+            if size > 1 and axis not in varying:
+                value = lax.slice_in_dim(value, 0, 1, axis=axis)
+        return value
 
     def _frozen(self, operand: Operand) -> Any:
         """The operand's value with the statistics in it constant, but not what scales them."""

@@ -70,7 +70,7 @@ class Reductions:
         if self.flow.depends(lhs) and self.flow.depends(rhs):
             one, other = map(self.flow.elementwise_ancestors, ([lhs], [rhs]))
             return bool(one & other)
-        return self.flow.number(rhs if self.flow.depends(lhs) else lhs) is not None
+        return summed_by(product, self.flow) is not None
 
     def _only_reduces(self, operation: Operation) -> bool:
         """Whether all outputs of a function with its own derivative are its input's statistics."""
@@ -116,6 +116,13 @@ class Reductions:
     def reduced_from(self, reductions: Iterable[Operation]) -> set[Variable]:
         """The values that are reduced, and those they are elementwise functions of."""
         return self.flow.elementwise_ancestors(o for op in reductions for o in op.inputs)
+
+
+def summed_by(product: Operation, flow: Flow) -> Operand | None:
+    """The operand that a product only sums, its other one being one number everywhere."""
+    lhs, rhs = product.inputs
+    summed, other = (lhs, rhs) if flow.depends(lhs) else (rhs, lhs)
+    return None if flow.depends(other) or flow.number(other) is None else summed
 
 
 def reduced_axes(reduction: Operation) -> list[tuple[int, ...]]:
