@@ -9,12 +9,13 @@ from typing import Literal
 import jax
 import numpy as np
 from flax import nnx
-from rich.console import Console
 from rich.markup import escape
 
 from isnet_jax import lrp, models
+from isnet_jax.commands.terminal import console
 from isnet_jax.errors import UserError, printable, suggest
 from isnet_jax.evaluation.background import JUDGE
+from isnet_jax.models.weight_files import weights_of
 from isnet_jax.training import ModelDescription, load_network
 
 _LARGEST_SIDE, _MOST_CHANNELS, _MOST_CLASSES = 8192, 64, 100_000
@@ -141,8 +142,9 @@ def chosen_network(choice: NetworkChoice, *, random_weights: bool = False) -> Ch
     weights = None if choice.weights is None else models.read_weights(choice.weights)
     names = _class_names(choice, weights)
     model = _create(choice, len(names))
-    if weights is not None:
-        models.load_torch(model, weights)
+    if choice.weights is not None and weights is not None:
+        with weights_of(choice.weights):
+            models.load_torch(model, weights)
     model.eval()
     shape = (choice.image_size, choice.image_size, choice.in_channels)
     return ChosenNetwork(model, names, shape)
@@ -152,7 +154,7 @@ def network_of_run(
     folder: Path, architecture: str | None = None
 ) -> tuple[nnx.Module, ModelDescription]:
     """`load_network`, which says on stderr what it passed over."""
-    told = Console(stderr=True)
+    told = console(stderr=True)
 
     def tell(text: str) -> None:
         told.print(f"[bold yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
@@ -176,14 +178,15 @@ def _create(choice: NetworkChoice, num_classes: int) -> models.Network:
 def _class_names(choice: NetworkChoice, weights: object) -> tuple[str, ...]:
     """From the file of names, or numbers as many as were given or as the weights have."""
     given, count = choice.classes, choice.count
-    if given is None and weights is not None:
+    if given is None and choice.weights is not None:
         abstract = nnx.eval_shape(lambda: _create(choice, 1))
-        count = models.number_of_classes(abstract, weights)  # pyright: ignore
+        with weights_of(choice.weights):
+            count = models.number_of_classes(abstract, weights)  # pyright: ignore
     if given is None or count is not None:
         return tuple(str(number) for number in range(count or _ANY_CLASSES))
     try:
-        lines = Path(given).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
+        lines = Path(given).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--classes is {given!r}; expected a number, or a text file with a name on each line "
             f"({error})."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -44,8 +45,8 @@ def load_torch(
       The names of the arrays that the model keeps as they were.
 
     Raises:
-      UserError: missing or unexpected names, wrong shapes, values that are not floating point or
-        not finite; the model is unchanged then.
+      UserError: missing or unexpected names, wrong shapes, values that are not floating point, not
+        finite or beyond what JAX computes in, or negative variances; the model is unchanged then.
     """
     if head not in get_args(Head):
         raise UserError("load_torch: " + suggest(str(head), get_args(Head), what="head"))
@@ -66,12 +67,13 @@ def load_torch(
         for name in found
         if arrays[name].shape != torch_shape(variables[name])
     }
-    broken = [*_listed("NaN or infinite", [n for n in found if not _is_finite(arrays[n])])]
+    floating = {name: arrays[name] for name in found if _is_floating(arrays[name])}
+    broken = _broken(floating)
     problems = [
         *_listed("wrong shape", sorted(misshapen.values())),
         *_listed(
             "not floating point",
-            [f"{n}: {arrays[n].dtype}" for n in found if not _is_floating(arrays[n])],
+            [f"{n}: {arrays[n].dtype}" for n in found if n not in floating],
         ),
         *broken,
     ]
@@ -157,8 +159,19 @@ def _is_floating(array: np.ndarray) -> bool:
     return jnp.issubdtype(array.dtype, jnp.floating)
 
 
-def _is_finite(array: np.ndarray) -> bool:
-    return not _is_floating(array) or bool(np.isfinite(array).all())
+def _broken(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """What no whole training writes."""
+    widest = jax.dtypes.canonicalize_dtype(np.float64)
+    most = jnp.finfo(widest).max
+    finite = {name: array for name, array in arrays.items() if np.isfinite(array).all()}
+    wider = {n: a for n, a in finite.items() if a.dtype.itemsize > widest.itemsize}
+    beyond = [name for name, array in wider.items() if np.any(abs(array) > most)]
+    negative = [n for n, a in finite.items() if n.endswith("running_var") and np.any(a < 0)]
+    return [
+        *_listed("NaN or infinite", [name for name in arrays if name not in finite]),
+        *_listed(f"beyond {widest}", beyond),
+        *_listed("negative", negative),
+    ]
 
 
 def _listed(title: str, names: list[str], most: int = 8) -> Iterator[str]:

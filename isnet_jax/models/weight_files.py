@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,15 @@ def load_weights(
       UserError: a file that cannot be read or does not fit; the model is unchanged then.
     """
     weights = read_weights(path)
-    try:
+    with weights_of(path):
         return load_torch(model, weights, strict=strict, head=head)
+
+
+@contextlib.contextmanager
+def weights_of(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What is wrong with weights, in the block, is said with the name of their file."""
+    try:
+        yield
     except UserError as error:
         raise UserError(f"{printable(path)}: {error}") from error
 
@@ -165,7 +173,5 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
             found = found[wrapper]
     if not isinstance(found, Mapping) or not all(hasattr(v, "detach") for v in found.values()):
         raise UserError(f"{printable(path)} holds no state dict; expected tensors by name.")
-    try:
+    with weights_of(path):
         return arrays_of(found)
-    except UserError as error:
-        raise UserError(f"{printable(path)}: {error}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from dicom_film import film
 from flax import nnx
 from PIL import Image
@@ -215,6 +216,15 @@ def test_inspect_needs_no_weights(capsys):
 def test_what_is_refused(capsys, folder, weights, options, message):
     options = [str(weights) if word == "WEIGHTS" else word for word in options]
     assert re.search(message, failed(capsys, "explain", folder, *options).replace("\n", " "))
+
+
+def test_weights_that_overflow_are_named_before_any_compute(capsys, folder, tmp_path, weights):
+    wide = {name: a.astype(np.float64) * 1e200 for name, a in models.read_weights(weights).items()}
+    path = tmp_path / "wide.safetensors"
+    safetensors.numpy.save_file(wide, path)
+    shown = failed(capsys, "explain", folder, *MODEL, "--weights", path)
+    assert re.search(r"wide\.safetensors: .*beyond float32 .*bn1\.running_var", shown, re.DOTALL)
+    assert "use an earlier checkpoint" in shown
 
 
 def test_a_folder_without_images(capsys, tmp_path, weights):

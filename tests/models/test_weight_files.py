@@ -295,15 +295,30 @@ def test_hugging_face_has_queries_keys_and_values_apart():
     np.testing.assert_array_equal(found[key], joined)
 
 
-def test_weights_that_are_not_finite_are_refused():
+@pytest.mark.parametrize(
+    ("value", "dtype", "wrong"),
+    [
+        (np.nan, np.float32, "NaN or infinite"),
+        (np.inf, np.float32, "NaN or infinite"),
+        (1e200, np.float64, "beyond float32"),
+        (-1e-3, np.float32, "negative"),
+        (-1.0, np.float16, "negative"),
+    ],
+)
+def test_values_that_no_whole_training_writes_are_refused(value, dtype, wrong: str):
     model = network()
     before = snapshot(model)
-    weights = state_dict(model)
-    for wrong in (np.nan, np.inf):
-        bad = weights | {"bn1.running_var": np.full(8, wrong, np.float32)}
-        with pytest.raises(UserError, match=r"NaN or infinite \(1\): bn1.running_var\n.*diverged"):
-            models.load_torch(model, bad)
+    bad = state_dict(model) | {"bn1.running_var": np.full(8, value, dtype)}
+    with pytest.raises(UserError, match=rf"{wrong} \(1\): bn1.running_var\n.*diverged"):
+        models.load_torch(model, bad)
     assert snapshot(model) == before
+
+
+def test_wide_weights_within_float32_are_taken():
+    model = network()
+    arrays = state_dict(model)
+    models.load_torch(model, {name: array.astype(np.float64) for name, array in arrays.items()})
+    np.testing.assert_array_equal(model.fc.bias[...], arrays["fc.bias"])
 
 
 def test_the_head_where_it_fits():
