@@ -99,7 +99,7 @@ def run(job: CalibrateBiasedDigits | CalibrateOwnData, console: Console) -> cali
         )
     calibration.write(found, job.out)
     _show(found, console)
-    say(console, f"written to {job.out.resolve()}")
+    say(console, f"written to {job.out.absolute()}")
     return found
 
 

@@ -212,7 +212,7 @@ def splits_of(builder: DatasetBuilder, console: Console) -> dict[str, Split]:
 
 def known_of(folder: Path) -> dict[str, Any]:
     """What is known of prepared data wherever they are: their content, and how files were read."""
-    record = record_of(folder.expanduser())
+    record = record_of(folder)
     options = record["options"]
     features: Any = open_prepared(folder).info.features
     grey = features["image"].shape[-1] == 1
@@ -222,5 +222,5 @@ def known_of(folder: Path) -> dict[str, Any]:
 
 def known_by_content(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a run; those of earlier versions hold a digest of the record with its times."""
-    record = hashlib.sha256((folder.expanduser() / MANIFEST).read_bytes()).hexdigest()
+    record = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
     return settings | (known_of(folder) if settings["content"] == record else {})

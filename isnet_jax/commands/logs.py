@@ -74,7 +74,7 @@ class Logs:
 
     @property
     def title(self) -> str:
-        return f"{self.run.resolve().name}/{self.name}"
+        return f"{self.run.absolute().name}/{self.name}"
 
 
 def require(kinds: Iterable[Kind]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import importlib
 import os
 import shlex
 import sys
@@ -17,7 +18,10 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from isnet_jax.commands.terminal import say
+from isnet_jax.commands.places import expanded
+from isnet_jax.commands.surroundings import require_devices, require_folder
+from isnet_jax.commands.terminal import console as new_console
+from isnet_jax.commands.terminal import escape_what_cannot_be_encoded, say
 from isnet_jax.errors import Terminated, UserError, printable, suggest
 from isnet_jax.memory import keep_freed_memory, require_address_space
 
@@ -52,17 +56,23 @@ isnet-jax train biased-digits --help
 # What is trained, and the argument that follows.
 _CALIBRATED = {"biased-digits": "", "own-data": "PREPARED"}
 _HARD = ("textured", "decoy", "coloured", "lungs")
+_OF_MODULES = ("evaluate", "compare", "predict", "export", "explain", "inspect")
 _JOBS = _CALIBRATED | {"segmenter": "PREPARED"} | dict.fromkeys(_HARD, "")
 
 
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# Something else lies where a file or folder was expected, or it is kept from us.
+_PLACES = (
+    errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. For the exit codes see `exit_codes`."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    escape_what_cannot_be_encoded()
     with exit_codes():
-        _dispatch(arguments, Console())
+        _dispatch(arguments, new_console())
 
 
 @contextlib.contextmanager
@@ -72,16 +82,17 @@ def exit_codes() -> Iterator[None]:
     143 is what shells and schedulers report of a process that SIGTERM ended, whether it noticed
     or not: rules that restart preempted jobs know it.
     """
-    told = Console(stderr=True)
+    told = new_console(stderr=True)
     try:
         yield
     except UserError as error:
         told.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
     except OSError as error:
-        if error.errno not in _STORAGE:
+        if error.errno not in (*_STORAGE, *_PLACES):
             raise
-        told.print(f"[bold red]error:[/] {escape(_storage_problem(error))}", soft_wrap=True)
+        problem = _storage_problem if error.errno in _STORAGE else _place_problem
+        told.print(f"[bold red]error:[/] {escape(problem(error))}", soft_wrap=True)
         raise SystemExit(2) from None
     except (MemoryError, RuntimeError) as error:
         # The latter is what XLA says; RuntimeErrors of other kinds are bugs.
@@ -104,6 +115,14 @@ def _storage_problem(error: OSError) -> str:
     )
 
 
+def _place_problem(error: OSError) -> str:
+    where = error.filename if error.filename2 is None else error.filename2
+    return (
+        f"{printable(where)} cannot be used ({error.strerror}). Expected a file or folder that may "
+        "be read, or written where something is written to. Mend it, or name another."
+    )
+
+
 def _memory_problem(error: Exception) -> str:
     reason = (str(error) or type(error).__name__).splitlines()[0][:300]
     return (
@@ -120,16 +139,12 @@ def _dispatch(arguments: list[str], console: Console) -> None:
     commands: dict[str, Callable[[list[str], Console], None]] = {
         "prepare": _prepare,
         "train": _train,
-        "evaluate": _evaluate,
-        "compare": _compare,
-        "predict": _predict,
-        "export": _export,
-        "explain": _explain,
-        "inspect": _inspect,
         "calibrate": _calibrate,
     }
+    commands |= {name: _of_module(name) for name in _OF_MODULES}
     if command not in commands:
         raise UserError(suggest(command, commands, what="command"))
+    require_folder()
     require_address_space()
     commands[command](rest, console)
 
@@ -162,7 +177,7 @@ def _train(arguments: list[str], console: Console) -> None:
         }
         out = jobs[name](rest, console)
     for file in ("report.html", "metrics.json") if name != "segmenter" else ("metrics.json",):
-        say(console, f"{file}: {(out / file).resolve()}")
+        say(console, f"{file}: {(out / file).absolute()}")
     if (out / "tensorboard").exists():
         logs = shlex.quote(str(out / "tensorboard"))
         say(console, f"curves: tensorboard --logdir {logs}")
@@ -233,6 +248,7 @@ def _train_biased_digits(arguments: list[str], console: Console) -> Path:
 def _together(processes: Any, console: Console) -> Iterator[None]:
     """With the other processes of this training; only the first one prints."""
     if not processes.coordinator:
+        require_devices()
         yield
         return
     from isnet_jax.training.distributed import is_first, leaves_the_others
@@ -240,6 +256,7 @@ def _together(processes: Any, console: Console) -> Iterator[None]:
     processes.connect()
     console.quiet = not is_first()
     with leaves_the_others(), exit_codes():
+        require_devices()
         yield
 
 
@@ -255,7 +272,9 @@ def _calibrate(arguments: list[str], console: Console) -> None:
         "biased-digits": calibrate.CalibrateBiasedDigits,
         "own-data": calibrate.CalibrateOwnData,
     }
-    calibrate.run(_parse(kinds[name], rest, f"isnet-jax calibrate {name}"), console)
+    job = _parse(kinds[name], rest, f"isnet-jax calibrate {name}")
+    require_devices()
+    calibrate.run(job, console)
 
 
 def _choice(
@@ -291,7 +310,10 @@ def _config_file(arguments: list[str]) -> tuple[Path | None, list[str]]:
     """The YAML file that --config names, if it does, and the other arguments."""
     for words, value in _given("--config", arguments):
         if value.endswith((".yaml", ".yml")):
-            return Path(value), [*arguments[: words.start], *arguments[words.stop :]]
+            return expanded(Path(value), "config"), [
+                *arguments[: words.start],
+                *arguments[words.stop :],
+            ]
     return None, arguments
 
 
@@ -316,45 +338,17 @@ def _given(option: str, arguments: list[str]) -> Iterator[tuple[slice, str]]:
             yield slice(position, position + 1), argument.removeprefix(f"{option}=")
 
 
-def _evaluate(arguments: list[str], console: Console) -> None:
-    from isnet_jax.commands import evaluate
+def _of_module(name: str) -> Callable[[list[str], Console], None]:
+    """A command whose module of its name has its options, of that name too, and `run`."""
 
-    _prepare_jax()
-    evaluate.run(_parse(evaluate.Evaluate, arguments, "isnet-jax evaluate"), console)
+    def command(arguments: list[str], console: Console) -> None:
+        module = importlib.import_module(f"isnet_jax.commands.{name}")
+        _prepare_jax()
+        options = _parse(getattr(module, name.capitalize()), arguments, f"isnet-jax {name}")
+        require_devices()
+        module.run(options, console)
 
-
-def _compare(arguments: list[str], console: Console) -> None:
-    from isnet_jax.commands import compare
-
-    _prepare_jax()
-    compare.run(_parse(compare.Compare, arguments, "isnet-jax compare"), console)
-
-
-def _predict(arguments: list[str], console: Console) -> None:
-    from isnet_jax.commands import predict
-
-    _prepare_jax()
-    predict.run(_parse(predict.Predict, arguments, "isnet-jax predict"), console)
-
-
-def _export(arguments: list[str], console: Console) -> None:
-    from isnet_jax.commands import export
-
-    _prepare_jax()
-    export.run(_parse(export.Export, arguments, "isnet-jax export"), console)
-
-
-def _explain(arguments: list[str], console: Console) -> None:
-    from isnet_jax.commands import explain
-
-    _prepare_jax()
-    explain.run(_parse(explain.Explain, arguments, "isnet-jax explain"), console)
-
-
-def _inspect(arguments: list[str], console: Console) -> None:
-    from isnet_jax.commands import inspect
-
-    inspect.run(_parse(inspect.Inspect, arguments, "isnet-jax inspect"), console)
+    return command
 
 
 def _parse(
@@ -366,14 +360,10 @@ def _parse(
 ) -> Any:
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_bool_or_object)
-    return tyro.cli(
-        kind,
-        args=arguments,
-        prog=program,
-        config=(flags,),
-        registry=registry,
-        **options,
+    parsed = tyro.cli(
+        kind, args=arguments, prog=program, config=(flags,), registry=registry, **options
     )
+    return expanded(parsed)
 
 
 def _bool_or_object(

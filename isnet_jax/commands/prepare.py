@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
+from isnet_jax.commands.surroundings import require_devices
 from isnet_jax.commands.terminal import say
 from isnet_jax.data import (
     CocoSource,
@@ -65,6 +66,7 @@ class MadeMasks:
             return None
         from isnet_jax.commands.segmenter import Segmenter
 
+        require_devices()
         segment = Segmenter(self.masks_by)
         return BySegmenter(segment.digest, self.mask_confidence, segment)
 

@@ -1,12 +1,27 @@
-"""Lines on the terminal that may hold anybody's names."""
+"""What is said on the terminal, which may hold anybody's names."""
 
 from __future__ import annotations
+
+import io
+import sys
 
 from rich.console import Console
 
 from isnet_jax.errors import printable
 
 
+def console(*, stderr: bool = False) -> Console:
+    """Where a command prints; names with colons, as in a:x:b.png, stay as they are."""
+    return Console(stderr=stderr, emoji=False)
+
+
 def say(console: Console, line: str) -> None:
     """Print a line of which nothing is markup and nothing acts on the terminal; never broken."""
     console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
+
+
+def escape_what_cannot_be_encoded() -> None:
+    """Let a terminal or log that is not UTF-8 get escapes instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

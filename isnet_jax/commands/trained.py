@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,8 @@ def trained(place: Path, name: str | None = None) -> Trained:
     """
     folder = place
     if not (place / run_folder.RUN_FILE).is_file() and (place / "model.json").is_file():
-        folder, own = place.resolve().parent, place.resolve().name
+        whole = Path(os.path.realpath(place))
+        folder, own = whole.parent, whole.name
         if name not in (None, own):
             raise UserError(
                 f"{printable(place)} is the network {own!r}; expected no --network {name}."

@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import math
+import os
 import shutil
 import sys
 import warnings
@@ -75,7 +76,7 @@ class Checkpoints:
         tell: Callable[[str], None] = lambda text: None,
     ):
         config = config or CheckpointConfig()
-        self._folder, self._tell = folder.resolve(), tell
+        self._folder, self._tell = Path(os.path.realpath(folder)), tell
         with self._writing():
             _mend_ranks(self._folder / "best", tell)
         self._last = _manager(
@@ -255,7 +256,7 @@ def load_network(
     Raises:
       UserError: no checkpoint there, none that can be read, or one of another architecture.
     """
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))
     description = read_description(folder)
     if architecture is not None and architecture != description.architecture:
         raise UserError(
