@@ -95,7 +95,7 @@ def lock(folder: Path) -> Iterator[None]:
         now = datetime.datetime.now().isoformat(" ", "seconds")
         file.write(f"process {os.getpid()} on {platform.node()} since {now}\n")
         file.flush()
-        for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        for place in _places(folder):
             for left in temporaries(place, _WRITTEN):
                 left.unlink(missing_ok=True)
         yield
@@ -114,6 +114,16 @@ def check_unlocked(folder: Path) -> None:
         raise _in_use(folder) from None
     except OSError:
         pass  # No lock, or none to be had.
+
+
+def records(folder: Path) -> list[Path]:
+    """The files of a run that are, or would be, its records, and those of its networks."""
+    return [place / name for place in _places(folder) for name in _WRITTEN]
+
+
+def _places(folder: Path) -> list[Path]:
+    inside = folder.iterdir() if folder.is_dir() else ()
+    return [folder, *(path for path in inside if path.is_dir())]
 
 
 def _unwritable(folder: Path, error: OSError) -> UserError:
@@ -167,6 +177,9 @@ def _check(folder: Path, settings: dict[str, Any], complete: Complete) -> None:
         raise UserError(
             f"{printable(folder)} is a file; expected an output folder. Choose another --out."
         )
+    for file in records(folder):
+        if file.is_dir():
+            raise UserError(f"{printable(file)} is a folder; expected a file. Move it away.")
     if (folder / RUN_FILE).exists():
         differing = _differences(complete(read(folder)), settings)
         if differing:

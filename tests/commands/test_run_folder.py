@@ -37,6 +37,14 @@ def test_foreign_files_are_not_taken_for_ours(tmp_path: Path):
         (tmp_path / name).unlink()
 
 
+@pytest.mark.parametrize("file", ["metrics.json", "isnet/model.json"])
+def test_a_folder_where_a_record_belongs(tmp_path: Path, file: str):
+    run_folder.claim(tmp_path, SETTINGS, SETTINGS)
+    (tmp_path / file).mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"{file} is a folder; expected a file"):
+        run_folder.check(tmp_path, SETTINGS)
+
+
 def test_temporaries_are_removed_when_the_run_starts(tmp_path: Path):
     run_folder.claim(tmp_path, SETTINGS, SETTINGS)
     (tmp_path / "isnet").mkdir()
