@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from isnet_jax.data.custom.readers.samples import read_text
+from isnet_jax.data.custom.readers.cells import rows_of
 from isnet_jax.data.split import Split
 from isnet_jax.errors import UserError, printable
 
@@ -28,7 +26,8 @@ def with_groups_of(splits: Mapping[str, Split], table: Path) -> dict[str, Split]
         are passed over.
 
     Raises:
-      UserError: no such table, other columns, or training or validation images that it lacks.
+      UserError: no such table, other columns, an image in two rows or without a group, or training
+        or validation images that it lacks.
     """
     named = _read(table)
     found = dict(splits)
@@ -55,16 +54,24 @@ def with_groups_of(splits: Mapping[str, Split], table: Path) -> dict[str, Split]
 
 def _read(table: Path) -> dict[str, str]:
     """The group of each image."""
-    reader = csv.DictReader(io.StringIO(read_text(table, "a CSV table"), newline=""))
-    try:
-        header, rows = reader.fieldnames or (), list(reader)
-    except csv.Error as error:
-        raise UserError(
-            f"{printable(table)} line {reader.line_num}: not a CSV table ({error})."
-        ) from error
+    header, rows = rows_of(table)
     if not set(_COLUMNS) <= set(header):
         raise UserError(
             f"{printable(table)} has the columns {', '.join(map(printable, header)) or 'none'}; "
             f"expected {' and '.join(_COLUMNS)}."
         )
-    return {row["image"]: row["group"] or "" for row in rows}
+    found: dict[str, str] = {}
+    for number, row in rows:
+        place = f"{printable(table)} line {number}"
+        if len(row) != len(header):
+            raise UserError(
+                f"{place} has {len(row)} cells, but the header {len(header)}. Add or remove cells; "
+                "quote cells that hold commas."
+            )
+        image, group = (row[header.index(column)] for column in _COLUMNS)
+        if not group.strip():
+            raise UserError(f"{place} has no group. Write it.")
+        if image in found:
+            raise UserError(f"{place} names {printable(image)} again. Keep one row.")
+        found[image] = group
+    return found

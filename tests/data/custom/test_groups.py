@@ -35,6 +35,10 @@ def test_groups_are_classes_and_what_the_table_says(tmp_path: Path):
         ("image,hospital\n0,a\n", "columns image, hospital; expected image and group"),
         ("image,group\n0,a\n1,b\n", "lacks 4 of 6 images of the split train: 2, 3, 4, ..."),
         ("", "is empty"),
+        ("image,group\n0,a\n1,b\n0,a\n", r"line 4 names 0 again\. Keep one row"),
+        ("image,group\n0,a\n1\n", "line 3 has 1 cells, but the header 2"),
+        ("image,group\n0, \n", "line 2 has no group"),
+        ("image,group,group\n0,a,b\n", "has two columns 'group'"),
     ],
 )
 def test_tables_that_do_not_fit(tmp_path: Path, rows: str, said: str):

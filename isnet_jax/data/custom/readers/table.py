@@ -1,14 +1,12 @@
 """A CSV table of images, masks and labels."""
 
-import csv
-import io
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from isnet_jax.data.custom.readers import names, splits
 from isnet_jax.data.custom.readers.boxes import GivenBoxes, box
+from isnet_jax.data.custom.readers.cells import BLANK, rows_of
 from isnet_jax.data.custom.readers.pictures import MaskFile, PixelRules
 from isnet_jax.data.custom.readers.samples import (
     Listing,
@@ -17,7 +15,6 @@ from isnet_jax.data.custom.readers.samples import (
     Rejected,
     Sample,
     inside,
-    read_text,
     relative,
     require_folder,
     unique,
@@ -28,7 +25,6 @@ _BOX: Final = ("xmin", "ymin", "xmax", "ymax")
 _RESERVED: Final = ("image", "mask", "label", "labels", "split", *_BOX)
 _TRUTH: Final = {"0": False, "0.0": False, "1": True, "1.0": True}
 _SEPARATOR: Final = "|"
-_BLANK: Final = " \t"
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,8 @@ class CsvSource:
         Raises:
             UserError: it cannot be read, or its columns are not as described.
         """
-        header, rows = self._rows()
+        header, rows = rows_of(self.table)
+        self._check_header(header)
         require_folder(self.root, "the folder that the table's paths are relative to")
         single = "label" in header and not self.label_columns
         columns = self._class_columns(header)
@@ -98,33 +95,8 @@ class CsvSource:
             files=(self.table,),
         )
 
-    def _rows(self) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-        """The header, and the other rows with their lines."""
-        text = read_text(self.table, "a CSV table")
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        rows = []
-        try:
-            for row in reader:
-                if any(cell.strip() for cell in row):
-                    rows.append((reader.line_num, row))
-        except csv.Error as error:
-            raise UserError(
-                f"{printable(self.table)} line {reader.line_num}: not a CSV table ({error}). "
-                'Expected commas between cells, and quotes as in "a, b".'
-            ) from error
-        if not rows:
-            raise UserError(f"{printable(self.table)} has no rows. Expected a header and rows.")
-        header = [cell.strip(_BLANK) for cell in rows[0][1]]
-        self._check_header(header)
-        return header, iter(rows[1:])
-
     def _check_header(self, header: list[str]) -> None:
         table = printable(self.table)
-        if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
-            raise UserError(f"{table}: the cells are not separated by commas. Save it with commas.")
-        twice = sorted({name for name in header if header.count(name) > 1})
-        if twice:
-            raise UserError(f"{table} has two columns {printable(repr(twice[0]))}. Rename one.")
         sides = [name for name in header if name in _BOX]
         if sides and (len(sides) < len(_BOX) or "mask" in header):
             also = " and mask" if "mask" in header else ""
@@ -209,13 +181,13 @@ def _labels(cells: dict[str, str], single: bool, columns: list[str]) -> tuple[st
             )
         return tuple(name for name, value in values.items() if _TRUTH[value])
     if single:
-        label = cells["label"].strip(_BLANK)
+        label = cells["label"].strip(BLANK)
         if not label:
             raise Rejected("has no label", "Write its class")
         names.require_value(label)
         return _printable((label,))
-    text = cells["labels"].strip(_BLANK)
-    labels = tuple(part.strip(_BLANK) for part in text.split(_SEPARATOR)) if text else ()
+    text = cells["labels"].strip(BLANK)
+    labels = tuple(part.strip(BLANK) for part in text.split(_SEPARATOR)) if text else ()
     for label in labels:
         names.require_value(label)
     if "" in labels or len(set(labels)) < len(labels):
