@@ -2,31 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from isnet_jax.errors import UserError, printable
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Make sure, before any work is done, that a file can be written there; makes its folder.
+def check_outputs(
+    outputs: Iterable[Path],
+    option: str = "--out",
+    *,
+    inputs: Iterable[Path] = (),
+    ours: Callable[[Path], bool] = lambda path: True,
+) -> None:
+    """Make sure, before any work is done, that files can be written; makes their folders.
+
+    Args:
+      option: what to choose another place with.
+      inputs: files that are read, and stay.
+      ours: whether a file that is there may be replaced; give it where the user did not name it.
 
     Raises:
-      UserError: it cannot.
+      UserError: they cannot, or shall not.
     """
-    target = Path(path)
-    problem = "it is a folder" if target.is_dir() else None
+    outputs, kept = list(outputs), {_identity(path) for path in inputs}
+    longest: dict[Path, Path] = {}
+    for path in outputs:
+        if path.is_dir():
+            raise _unwritable(path, "it is a folder", option)
+        if _identity(path) in kept:
+            raise _unwritable(path, "this command reads it, and would overwrite it", option)
+        if os.path.lexists(path) and not ours(path):
+            raise _unwritable(path, "a file is there that this command did not write", option)
+        longest[path.parent] = max(longest.get(path.parent, path), path, key=_length)
+    for path in longest.values():
+        try:
+            with _temporary(path) as (handle, _):
+                os.close(handle)
+        except OSError as error:
+            raise _unwritable(path, str(error), option) from error
+
+
+def _identity(path: Path) -> object:
+    """Equal for names of one file, whether it is there or not."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=target.parent):
-            pass
-    except OSError as error:
-        problem = str(error)
-    if problem:
-        raise UserError(f"cannot write {printable(target)} ({problem}). Choose another --out.")
+        found = path.stat()
+    except OSError:
+        return os.path.realpath(path)
+    return found.st_dev, found.st_ino
+
+
+def _length(path: Path) -> int:
+    return len(os.fsencode(path.name))
+
+
+def _unwritable(path: Path, problem: str, option: str) -> UserError:
+    return UserError(f"cannot write {printable(path)} ({problem}). Choose another {option}.")
 
 
 def temporaries(folder: Path, names: Iterable[str]) -> list[Path]:
@@ -38,15 +73,21 @@ def temporaries(folder: Path, names: Iterable[str]) -> list[Path]:
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write a file by renaming a finished one; missing folders are made."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    temporary = Path(name)
-    try:
+    with _temporary(target) as (handle, temporary):
         with os.fdopen(handle, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(target)
+
+
+@contextlib.contextmanager
+def _temporary(target: Path) -> Iterator[tuple[int, Path]]:
+    """A file beside another one, which goes away; the caller closes it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        yield handle, Path(name)
     finally:
-        temporary.unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)

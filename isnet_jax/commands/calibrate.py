@@ -16,7 +16,7 @@ from isnet_jax.commands import custom, digits
 from isnet_jax.commands.options import NetworkOptions, recommended
 from isnet_jax.commands.terminal import say
 from isnet_jax.data import BiasedDigitsConfig, load_split, open_prepared
-from isnet_jax.files import check_writable
+from isnet_jax.files import check_outputs
 from isnet_jax.objective import calibration
 from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.training import calibrate
@@ -79,7 +79,7 @@ def run(job: CalibrateBiasedDigits | CalibrateOwnData, console: Console) -> cali
     Raises:
       UserError: bad options or data, a file that cannot be written.
     """
-    check_writable(job.out)
+    check_outputs([job.out])
     isnet = job.isnet
     if isinstance(job, CalibrateOwnData):
         builder = open_prepared(job.data)

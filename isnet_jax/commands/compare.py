@@ -21,6 +21,7 @@ from isnet_jax.evaluation.intervals import between_seeds, over_seeds
 from isnet_jax.evaluation.judge import Splits, short_name, test_sets
 from isnet_jax.evaluation.predict import predict_split
 from isnet_jax.evaluation.statistics import Statistics, statistics
+from isnet_jax.files import check_outputs
 from isnet_jax.training.serial import write_record
 
 _MEASURES = ("accuracy", "macro_f1", "auc")
@@ -65,7 +66,11 @@ def run(options: Compare, console: Console) -> dict[str, Any]:
     if not options.runs or not options.against:
         raise UserError("expected at least one run on each side: compare RUN --against RUN.")
     sides = [_networks(paths, options) for paths in (options.runs, options.against)]
-    splits = _splits(options, [network for side in sides for network in side], console)
+    networks = [network for side in sides for network in side]
+    if options.out is not None:
+        records = [file for network in networks for file in run_folder.records(network.folder)]
+        check_outputs([options.out], inputs=records)
+    splits = _splits(options, networks, console)
     with console.status("judging the networks on the test sets"):
         logits = [[_logits(network, splits) for network in side] for side in sides]
     first, second = map(_words, sides)

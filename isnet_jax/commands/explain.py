@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from isnet_jax.commands.images import Drawing, image_files, pictures_of, progress, read_batches
-from isnet_jax.commands.network import NetworkChoice, chosen_network, chosen_rules
+from isnet_jax.commands.network import NetworkChoice, chosen_network, chosen_rules, files_of
 from isnet_jax.commands.terminal import say
 from isnet_jax.data.custom.picture import WrongSize, read_image
 from isnet_jax.data.custom.readers.pictures import PixelRules
 from isnet_jax.data.custom.readers.samples import Rejected
 from isnet_jax.errors import UserError, printable, suggest
 from isnet_jax.evaluation.background import Explained, explain_classes
-from isnet_jax.files import write_atomically
-from isnet_jax.report.heatmaps import panel, save_png
+from isnet_jax.files import check_outputs, write_atomically
+from isnet_jax.report.heatmaps import is_ours, panel, save_png
 
 _BATCH = 8
 _MOST_ROWS = 32
@@ -60,19 +60,23 @@ def run(options: Explain, console: Console) -> None:
       UserError: files that are no images or of another size (all of them are named), an unknown
         class or composite, a network that cannot be loaded, places that cannot be written.
     """
-    _check_outputs(options)
+    _check_suffixes(options)
     rules = chosen_rules(options)
     files = image_files(options.images, "explain")
-    if options.out.suffix.lower() == ".png" and len(files) > _MOST_ROWS:
+    one = options.out.suffix.lower() == ".png"
+    if one and len(files) > _MOST_ROWS:
         raise UserError(
             f"{len(files)} images are too many rows for one picture (at most {_MOST_ROWS}). Give a "
             "folder, such as --out heatmaps."
         )
     network = chosen_network(options)
     target = None if options.target is None else _class_number(options.target, network.class_names)
-    pixels = _read_all(files, network.image_shape, options)
-    one = options.out.suffix.lower() == ".png"
     pictures = [options.out] * len(files) if one else pictures_of(files, options.out)
+    inputs = [*files, *files_of(options)]
+    check_outputs(pictures, inputs=inputs, ours=lambda picture: one or is_ours(picture))
+    if options.arrays is not None:
+        check_outputs([options.arrays], "--arrays", inputs=inputs)
+    pixels = _read_all(files, network.image_shape, options)
     with progress(console, "explaining", len(files)) as advance, Drawing("--out") as drawing:
         waiting = iter(() if one else zip(pixels, pictures, strict=True))
 
@@ -97,11 +101,7 @@ def run(options: Explain, console: Console) -> None:
         say(console, line)
 
 
-def _check_outputs(options: Explain) -> None:
-    if options.out.suffix.lower() == ".png" and options.out.is_dir():
-        raise UserError(
-            f"{printable(options.out)} is a folder; expected the name of a file to write."
-        )
+def _check_suffixes(options: Explain) -> None:
     if options.out.suffix.lower() not in ("", ".png"):
         raise UserError(
             f"--out is {printable(options.out)}; expected a name that ends in .png, or a folder."

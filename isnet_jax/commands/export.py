@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +11,13 @@ from rich.console import Console
 
 from isnet_jax import models
 from isnet_jax.commands import run_folder
+from isnet_jax.commands.finished import whole_metrics
 from isnet_jax.commands.terminal import say
 from isnet_jax.commands.trained import Trained, trained
 from isnet_jax.errors import UserError, printable
-from isnet_jax.files import write_atomically
+from isnet_jax.files import check_outputs, write_atomically
 from isnet_jax.models.programs import exported
-from isnet_jax.report.card import model_card
+from isnet_jax.report.card import is_card, model_card
 
 WEIGHTS, PROGRAM, CARD, CLASSES = (
     "weights.safetensors", "network.stablehlo", "README.md", "classes.txt",
@@ -53,14 +53,19 @@ def run(options: Export, console: Console) -> Path:
     network = trained(options.run, options.network)
     out = options.out or network.folder / "export" / network.name
     described = network.description
+    check_outputs(
+        (out / name for name in (CARD, WEIGHTS, PROGRAM, CLASSES)),
+        inputs=run_folder.records(network.folder),
+        ours=lambda path: is_card(out / CARD),
+    )
     with console.status("exporting"):
         program = exported(network.model, described.image_shape).serialize()
-        card = _card(network)
+        card = _card(network, console)
     try:
+        write_atomically(out / CARD, card)  # First: it makes the others known as ours.
         models.save_weights(network.model, out / WEIGHTS)
         write_atomically(out / PROGRAM, bytes(program))
         write_atomically(out / CLASSES, "\n".join(described.class_names) + "\n")
-        write_atomically(out / CARD, card)
     except OSError as error:
         raise UserError(
             f"cannot write to {printable(out)} ({error}). Choose another --out."
@@ -70,17 +75,13 @@ def run(options: Export, console: Console) -> Path:
     return out
 
 
-def _card(network: Trained) -> str:
-    metrics = network.folder / "metrics.json"
-    try:
-        measured = json.loads(metrics.read_text())
-    except (OSError, ValueError):
-        measured = {}  # The run was not finished.
+def _card(network: Trained, console: Console) -> str:
+    without = "The model card has no numbers."
     return model_card(
         network.name,
         dataclasses.asdict(network.description),
         run_folder.read(network.folder),
-        measured,
+        whole_metrics(network.folder, [network.name], console, without) or {},
         multi_label=network.multi_label,
         reading=dataclasses.asdict(network.reading),
     )

@@ -18,7 +18,6 @@ from isnet_jax.evaluation.judge import EXPLAINED
 from isnet_jax.evaluation.statistics import Statistics
 from isnet_jax.training.serial import read_json, record_of, require_intact
 
-_JUDGED_AGAIN = "The networks are judged again."
 _CHANGES = "interventions"
 _OF_NO_TEST_SET = {"worst_group", "background_relevance"}
 
@@ -46,6 +45,7 @@ class Metrics:
     command: str
     comparisons: dict[str, dict[str, Comparison | None]] = field(default_factory=dict)
     run_time: dict[str, RunTime] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
 
 
 def finished_metrics(
@@ -55,31 +55,45 @@ def finished_metrics(
 
     None if they are not, or incomplete, which is said: then the networks have to be judged again.
     """
+    if not (folder / "report.html").exists():
+        return None
+    return whole_metrics(folder, networks, console, "The networks are judged again.")
+
+
+def whole_metrics(
+    folder: Path, networks: Sequence[str], console: Console, without: str
+) -> dict[str, Any] | None:
+    """What metrics.json holds; None if it is not there, or incomplete or changed, which is said.
+
+    Args:
+      networks: whose numbers have to be there.
+      without: the sentence that says what is done without them.
+    """
     file = folder / "metrics.json"
-    if not file.exists() or not (folder / "report.html").exists():
+    if not file.exists():
         return None
     try:
-        found = read_json(file, _JUDGED_AGAIN)
-        _check(found, networks, file)
-        require_intact(found, file, _JUDGED_AGAIN)
+        found = read_json(file, without)
+        _check(found, networks, file, without)
+        require_intact(found, file, without)
     except UserError as error:
         console.print(str(error), soft_wrap=True, highlight=False, markup=False)
         return None
     return found
 
 
-def _check(found: Any, networks: Sequence[str], file: Path) -> None:
+def _check(found: Any, networks: Sequence[str], file: Path, without: str) -> None:
     nested: dict[str, _Nested] = {}
     if isinstance(found, dict):
         names = {field.name for field in dataclasses.fields(Metrics)}
         if networks[-1] not in found:
-            raise UserError(f"{printable(file)}: the file lacks {networks[-1]}. {_JUDGED_AGAIN}")
+            raise UserError(f"{printable(file)}: the file lacks {networks[-1]}. {without}")
         judged = {name: found.get(name, {}) for name in networks}
         found = {name: value for name, value in found.items() if name in names}
-        parted = {name: _parted(values, file) for name, values in judged.items()}
+        parted = {name: _parted(values, file, without) for name, values in judged.items()}
         found["networks"] = {name: numbers for name, (_, numbers) in parted.items()}
         nested = {name: inner for name, (inner, _) in parted.items()}
-    metrics = record_of(Metrics, found, file, _JUDGED_AGAIN)
+    metrics = record_of(Metrics, found, file, without)
     judged = metrics.networks
     columns = {column for values in judged.values() for column in values} - {_CHANGES}
     columns.add("background_relevance")
@@ -101,14 +115,14 @@ def _check(found: Any, networks: Sequence[str], file: Path) -> None:
             wrong.append("training_seconds")
         if wrong:
             lacking = ", ".join(sorted(wrong))
-            raise UserError(f"{printable(file)}: {name} has no whole {lacking}. {_JUDGED_AGAIN}")
+            raise UserError(f"{printable(file)}: {name} has no whole {lacking}. {without}")
 
 
-def _parted(judged: Any, file: Path) -> tuple[_Nested, Any]:
+def _parted(judged: Any, file: Path, without: str) -> tuple[_Nested, Any]:
     """What is `_Nested`, and the rest."""
     if not isinstance(judged, dict):
         return _Nested(), judged
     inside = {field.name for field in dataclasses.fields(_Nested)}
     inner = {name: value for name, value in judged.items() if name in inside}
     rest = {name: value for name, value in judged.items() if name not in inside}
-    return record_of(_Nested, inner, file, _JUDGED_AGAIN), rest
+    return record_of(_Nested, inner, file, without), rest

@@ -59,13 +59,21 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def pictures_of(files: list[Path], folder: Path) -> list[Path]:
-    """The picture that each file gets in a folder; numbered where several files share a stem."""
+    """The picture that each file gets in a folder, no two the same.
+
+    They have the stems of the files; numbered where several share one, and all of them where a
+    numbered one is that of another file. Capitals do not tell names apart on every file system.
+    """
     stems = [file.stem for file in files]
-    shared = {stem for stem in stems if stems.count(stem) > 1} if len({*stems}) < len(stems) else ()
-    return [
-        folder / (f"{number:04d}-{stem}.png" if stem in shared else f"{stem}.png")
-        for number, stem in enumerate(stems)
+    numbered = [f"{number:04d}-{stem}" for number, stem in enumerate(stems)]
+    counts = collections.Counter(map(str.casefold, stems))
+    names = [
+        stem if counts[stem.casefold()] == 1 else other
+        for stem, other in zip(stems, numbered, strict=True)
     ]
+    if len({*map(str.casefold, names)}) < len(names):
+        names = numbered
+    return [folder / f"{name}.png" for name in names]
 
 
 def read_batches(

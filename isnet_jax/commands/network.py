@@ -12,6 +12,7 @@ from flax import nnx
 from rich.markup import escape
 
 from isnet_jax import lrp, models
+from isnet_jax.commands import run_folder
 from isnet_jax.commands.terminal import console
 from isnet_jax.errors import UserError, printable, suggest
 from isnet_jax.evaluation.background import JUDGE
@@ -148,6 +149,12 @@ def chosen_network(choice: NetworkChoice, *, random_weights: bool = False) -> Ch
     model.eval()
     shape = (choice.image_size, choice.image_size, choice.in_channels)
     return ChosenNetwork(model, names, shape)
+
+
+def files_of(choice: NetworkChoice) -> list[Path]:
+    """The files that `chosen_network` reads, and what else a run keeps beside them."""
+    named = [choice.weights, None if choice.classes is None else Path(choice.classes).expanduser()]
+    return [*filter(None, named), *run_folder.records(choice.checkpoint or DEFAULT_CHECKPOINT)]
 
 
 def network_of_run(

@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from isnet_jax.commands import run_folder
 from isnet_jax.commands.images import Drawing, image_files, pictures_of, progress, read_batches
 from isnet_jax.commands.terminal import say
 from isnet_jax.commands.trained import Trained, trained
@@ -20,7 +21,8 @@ from isnet_jax.data.custom.readers.samples import Rejected
 from isnet_jax.errors import UserError, printable
 from isnet_jax.evaluation import predict
 from isnet_jax.evaluation.background import Explained, explain_classes
-from isnet_jax.files import check_writable, write_atomically
+from isnet_jax.files import check_outputs, write_atomically
+from isnet_jax.report.heatmaps import is_ours
 
 _SHOWN = 8
 
@@ -66,12 +68,14 @@ def run(options: Predict, console: Console) -> None:
         written, that it says of some files that they cannot be read.
     """
     files = image_files(options.images, "predict")
-    check_writable(options.out)
     network = trained(options.run, options.network)
+    pictures = pictures_of(files, options.heatmaps) if options.heatmaps else []
+    inputs = [*files, *run_folder.records(network.folder)]
+    check_outputs([options.out], inputs=inputs)
+    check_outputs(pictures, "--heatmaps", inputs=[*inputs, options.out], ours=is_ours)
     reading = network.reading
     if options.fit is not None:
         reading = dataclasses.replace(reading, fit=options.fit)
-    pictures = pictures_of(files, options.heatmaps) if options.heatmaps else []
     rows: list[list[object]] = []
     problems: list[str] = []
     size = min(options.batch_size, len(files))

@@ -38,7 +38,7 @@ from isnet_jax.objective.segmentation import Segmentation
 from isnet_jax.report.heatmaps import heatmap_grid
 from isnet_jax.training import ModelDescription, first_then_all, fit, init_state, is_first
 from isnet_jax.training.provenance import machine
-from isnet_jax.training.serial import read_json, to_dict, write_record
+from isnet_jax.training.serial import read_json, require_intact, to_dict, write_record
 from isnet_jax.training.validation import build_validation
 
 NAME = "segmenter"
@@ -111,8 +111,9 @@ def run(job: SegmenterJob, console: Console) -> dict[str, Any]:
     run_folder.check(job.out, settings, complete)
     run_folder.check_unlocked(job.out)
     if (job.out / _METRICS).exists():
-        say(console, f"{job.out} is finished")
         found = read_json(job.out / _METRICS, _JUDGED_AGAIN)
+        require_intact(found, job.out / _METRICS, _JUDGED_AGAIN)
+        say(console, f"{job.out} is finished")
         _show(found, console)
         return found
     require(job.log)

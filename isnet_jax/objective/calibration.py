@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from isnet_jax.errors import UserError, printable
-from isnet_jax.files import check_writable, write_atomically
+from isnet_jax.files import check_outputs, write_atomically
 from isnet_jax.objective.config import Bounds, ISNetConfig
 from isnet_jax.objective.loss import explain, pure_forward, supervised_places
 
@@ -94,7 +94,7 @@ def write(calibration: Calibration, file: Path) -> None:
     Raises:
       UserError: the file cannot be written.
     """
-    check_writable(file)
+    check_outputs([file])
     record = dataclasses.asdict(calibration) | {"date": datetime.date.today().isoformat()}
     write_atomically(file, json.dumps(record, indent=2) + "\n")
 

@@ -6,6 +6,7 @@ After Mitchell et al., Model Cards for Model Reporting (FAT* 2019).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from isnet_jax.report.html import MISSING, NO_TEST_SETS, network_title, percent, to_number
@@ -37,7 +38,7 @@ def model_card(
       name: of the network in its run: of its method, or "plain".
       description: architecture, class_names, image_shape and options of the network.
       settings: what makes the run the same as another: options, and a digest of the data.
-      metrics: what metrics.json holds; empty if the run was not finished.
+      metrics: what metrics.json holds; empty if they are not known.
       multi_label: any number of classes in an image.
       reading: how image files become what the network takes.
     """
@@ -51,6 +52,14 @@ def model_card(
             *_limits(name, metrics, multi_label),
         ]
     ) + "\n"  # fmt: skip
+
+
+def is_card(path: Path) -> bool:
+    """Whether a file is a card of this program."""
+    try:
+        return _USE.split("{")[0] in path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _network(
@@ -116,7 +125,7 @@ def _worth(name: str, metrics: Mapping[str, Any]) -> Iterator[str]:
     yield "## What it is worth"
     judged = metrics.get(name)
     if not judged:
-        yield "Not measured: the run was not finished."
+        yield "Not known: the run was not finished, or its metrics were changed."
         return
     tests = [key for key in judged if key not in NO_TEST_SETS]
     found = {test: (judged.get("statistics") or {}).get(test) for test in tests}

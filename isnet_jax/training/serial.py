@@ -107,8 +107,10 @@ def read_json(path: Path, remedy: str) -> Any:
         raise UserError(f"{printable(path)} cannot be read ({error}). {remedy}") from error
 
 
-def require_intact(found: dict[str, Any], path: Path, remedy: str) -> None:
-    """Raises a `UserError` where what `read_json` gave has a checksum that differs."""
+def require_intact(found: Any, path: Path, remedy: str) -> None:
+    """Raises a `UserError` where `read_json` gave no record, or one whose checksum differs."""
+    if not isinstance(found, dict):
+        raise UserError(f"{printable(path)} is {_shown(found)}; expected values by name. {remedy}")
     plain = {name: value for name, value in found.items() if name != _CHECKSUM}
     if found.get(_CHECKSUM, _crc(plain)) != _crc(plain):
         raise UserError(f"{printable(path)} was changed: its checksum differs. {remedy}")

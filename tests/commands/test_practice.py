@@ -193,6 +193,31 @@ def test_files_that_cannot_be_read_do_not_cost_the_others(room: Path, tmp_path: 
     assert "cannot be decoded" in bad["problem"]
 
 
+@pytest.mark.parametrize(
+    ("option", "place"),
+    [
+        ("--heatmaps", "i"),
+        ("--out", "i/a.png"),
+        ("--out", "run.json"),
+        ("--heatmaps", "file"),
+        ("--heatmaps", "h"),
+    ],
+)
+def test_predict_finds_before_what_it_cannot_or_shall_not_write(
+    room: Path, tmp_path: Path, capsys, monkeypatch, option: str, place: str
+):
+    monkeypatch.setattr("isnet_jax.commands.predict.read_batches", None)
+    own.write(tmp_path / "i" / "a.png", own.pixels(0, height=16, width=16))
+    own.write(tmp_path / "i" / ("n" * 245 + ".png"), own.pixels(0, height=16, width=16))
+    (tmp_path / "file").write_text("")
+    command = ("predict", room / "run", tmp_path / "i", "--out", tmp_path / "p.csv")
+    where = room / "run" / place if place == "run.json" else tmp_path / place
+    before = where.read_bytes() if where.is_file() else b""
+    shown = failed(capsys, *command, option, where)
+    assert f"Choose another {option}" in shown
+    assert (where.read_bytes() if where.is_file() else b"") == before
+
+
 def test_grey_networks_see_grey(tmp_path: Path):
     """What `prepare` made of the training images, `predict` makes of others."""
     for number in range(12):
@@ -272,6 +297,31 @@ def test_the_model_card_says_what_is_known(room: Path, tmp_path: Path):
     assert re.search(rf"\| test \| {accuracy}.% \| .* to .*% \|", card)
     for word in ("imagenet", "SHA-256", "cat, dog", "Known limits", "another image"):
         assert word in card
+
+
+@pytest.mark.parametrize("name", ["README.md", "classes.txt"])
+def test_an_export_takes_no_files_of_others(room: Path, tmp_path: Path, capsys, name: str):
+    (tmp_path / name).write_text("mine")
+    assert f"{name} (a file is there" in failed(capsys, "export", room / "run", "--out", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    (tmp_path / name).unlink()
+    run("export", room / "run", "--out", tmp_path)
+    (tmp_path / "weights.safetensors").unlink()
+    run("export", room / "run", "--out", tmp_path)
+    assert (tmp_path / "weights.safetensors").exists()
+
+
+def test_the_model_card_takes_no_numbers_of_changed_metrics(room: Path, tmp_path: Path, capsys):
+    copy = Path(shutil.copytree(room / "run", tmp_path / "run"))
+    whole = json.loads((copy / "metrics.json").read_text())
+    changed = whole | {"isnet": whole["isnet"] | {"test": 0.123}}
+    for number, metrics in enumerate((changed, [1], {"isnet": 5})):
+        (copy / "metrics.json").write_text(json.dumps(metrics))
+        run("export", copy, "--out", tmp_path / str(number))
+        assert "The model card has no numbers." in said(capsys)
+        card = (tmp_path / str(number) / "README.md").read_text()
+        assert "its metrics were changed" in card
+        assert "12.3" not in card
 
 
 def test_the_report_shows_decisions_and_the_worst_heatmaps(room: Path):

@@ -39,7 +39,7 @@ from isnet_jax.data.custom.readers.made_masks import MaskedSource
 from isnet_jax.data.digits.sources import quiet_tfds
 from isnet_jax.data.refine import opencv, refined
 from isnet_jax.errors import UserError, printable
-from isnet_jax.files import write_atomically
+from isnet_jax.files import check_outputs, write_atomically
 
 SHOWN: Final = 8
 # Options that came later, and what stands for their absence in earlier records.
@@ -101,6 +101,7 @@ def prepare_own(
         if record["left_out"] and not config.skip_bad:
             raise UserError(_told(record["left_out"], out))
         return Prepared(open_prepared(out), tuple(record["left_out"]), reused=True)
+    check_outputs([_bad_files(out)], inputs=listing.files)
     checked = check(listing, config, source.rules, report)
     left_out = [str(problem) for problem in checked.problems]
     if left_out and not config.skip_bad:
@@ -294,10 +295,14 @@ def record_of(out: Path) -> dict[str, Any]:
     raise UserError(f"{printable(out)} {found}; nothing was overwritten. Choose another --out.")
 
 
+def _bad_files(out: Path) -> Path:
+    return out.with_name(f"{out.name}.bad-files.txt")
+
+
 def _told(problems: list[str], out: Path) -> str:
     shown, more = problems[:SHOWN], len(problems) - SHOWN
     if more > 0:
-        everything = out.with_name(f"{out.name}.bad-files.txt")
+        everything = _bad_files(out)
         try:
             write_atomically(everything, "\n".join(problems) + "\n")
             shown.append(f"and {more} more, all of them in {printable(everything)}")
