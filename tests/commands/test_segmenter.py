@@ -58,6 +58,17 @@ def test_it_finds_the_foreground(room: Path, capsys: pytest.CaptureFixture[str])
     assert shown.count(f"{100 * metrics['test']['iou']:.1f} %") >= 2
 
 
+@pytest.mark.parametrize("found", ["[1]", '{"test": {"dice": 1, "iou": 1}, "checksum": 0}'])
+def test_changed_metrics_are_not_shown(room: Path, capsys, found: str):
+    file = room / "run" / "metrics.json"
+    whole = file.read_text()
+    file.write_text(found)
+    with pytest.raises(SystemExit, match="2"):
+        run("train", "segmenter", room / "data", "--out", room / "run", *SMALL)
+    assert "Delete it: the segmenter is judged again" in capsys.readouterr().err
+    file.write_text(whole)
+
+
 def test_masks_are_drawn_where_there_are_none(room: Path, tmp_path: Path, capsys):
     bare = pictures(tmp_path / "bare", range(30, 48), masked=False)
     command = ("prepare", "folder", bare, "--masks-by", room / "run", "--out", tmp_path / "data")
