@@ -24,4 +24,4 @@ __getattr__, __dir__ = exports(
     },
 )
 
-sys.meta_path.append(Moved())
+sys.meta_path.insert(0, Moved())  # Before what would find files below a module that moved.
