@@ -328,6 +328,6 @@ def is_fixed_map(
     if len(carrying) != 1:
         return False
     other = operation.inputs[1 - operation.inputs.index(carrying[0])]
-    if flow.depends(other) and not weights.is_marked(other):
+    if flow.depends(other) and not weights.is_weight(other):
         return True
     return weights.origin(other) != "parameter"
