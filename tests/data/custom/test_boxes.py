@@ -60,7 +60,7 @@ def test_coco(tmp_path: Path):
     [
         ([1, 2, 3], "has no bbox of four numbers"),
         ([1, 2, 0, 3], "has a box without an inside"),
-        ([1, 2, "x", 3], "expected numbers"),
+        ([1, 2, "x", 3], "expected four numbers"),
         ([1, float("nan"), 2, 3], "expected four numbers"),
         ([1, 2, 50, 3], "outside of its image"),
         (None, "has no bbox"),
