@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Literal
 
@@ -10,9 +11,9 @@ import jax
 import numpy as np
 from flax import nnx
 from rich.console import Console
-from rich.markup import escape
 
 from isnet_jax import lrp, models
+from isnet_jax.commands.terminal import warn
 from isnet_jax.errors import UserError, printable, suggest
 from isnet_jax.evaluation.background import JUDGE
 from isnet_jax.training import ModelDescription, load_network
@@ -154,10 +155,7 @@ def network_of_run(
     """`load_network`, which says on stderr what it passed over."""
     told = Console(stderr=True)
 
-    def tell(text: str) -> None:
-        told.print(f"[bold yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
-
-    return load_network(folder, architecture, tell)
+    return load_network(folder, architecture, functools.partial(warn, told))
 
 
 def _create(choice: NetworkChoice, num_classes: int) -> models.Network:

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from isnet_jax.commands.terminal import say
+from isnet_jax.commands.terminal import say, warn
 from isnet_jax.data import (
     CocoSource,
     CsvSource,
@@ -290,6 +290,8 @@ def run(command: Command, console: Console) -> Prepared:
     listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     say(console, f"{'found again' if prepared.reused else 'prepared'}: {command.out}")
     say(console, f"{counts}; {height} x {width} pixels; {len(names)} classes: {listed}")
+    for text in prepared.warnings:
+        warn(console, text)
     return prepared
 
 
