@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from isnet_jax.lrp.plan.layers import varying_axes
 from isnet_jax.lrp.trace.dependence import Flow, is_relu
 from isnet_jax.lrp.trace.homogeneity import scaling
 from isnet_jax.lrp.trace.jaxpr import Constant, Graph, Operand, Operation, Variable
@@ -253,7 +254,11 @@ def _of_several(operation: Operation, distinct: list[Variable], flow: Flow) -> V
 def _chooses(select: Operation, flow: Flow) -> bool:
     """Whether the choice is made element by element, by a value: not by a statistic, or fixed."""
     predicate = select.inputs[0]
-    return flow.depends(predicate) and not Reductions(flow).behind(predicate)
+    if not flow.depends(predicate):
+        return False
+    long = {axis for axis, size in enumerate(flow.graph.shape(predicate)) if size != 1}
+    repeated = varying_axes(predicate, flow) != long
+    return not (repeated and Reductions(flow).behind(predicate))
 
 
 def _guards(select: Operation, root: Variable, flow: Flow) -> bool:
