@@ -1,8 +1,10 @@
 """Image classifiers that ignore biased backgrounds: ISNet and functional LRP in JAX."""
 
+import sys
 from typing import TYPE_CHECKING
 
 from isnet_jax._lazy import exports
+from isnet_jax._moved import Moved
 from isnet_jax.errors import UserError as UserError
 
 if TYPE_CHECKING:
@@ -21,3 +23,5 @@ __getattr__, __dir__ = exports(
         "objective": ("Classification", "ISNetConfig", "isnet_loss", "plain_loss"),
     },
 )
+
+sys.meta_path.insert(0, Moved())  # Before what would find files below a module that moved.

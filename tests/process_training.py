@@ -11,10 +11,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+from orbax.checkpoint._src.futures.synchronization import MultihostSynchronizedValue
 from tiny_training import ISNET, SMALL, Printing, arrays, split, timeless
 
 from isnet_jax.commands.main import exit_codes
@@ -35,8 +37,22 @@ class Pausing(Printing):
         time.sleep(self.pause)
 
 
+def end_writes_late() -> None:
+    """As on a slow disk: when the other process writes the next checkpoint already."""
+    told = MultihostSynchronizedValue.set
+
+    def tell(self, value):
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(1)
+        told(self, value)
+
+    MultihostSynchronizedValue.set = tell
+
+
 def main(folder: Path, result: Path, processes: DistributedConfig, pause: float) -> None:
     processes.connect()
+    if processes.index == 1:
+        end_writes_late()
     observer = Pausing(folder, pause)
     with exit_codes():
         model, history = fit(SMALL, TRAINING, split(36), split(20, 1), folder, observer)

@@ -34,7 +34,7 @@ PARTS = {
 }
 PARTS["commands"] = {*PARTS, *FOUNDATION}
 # The package itself re-exports.
-PARTS["__init__"] = {"_lazy", "errors", "lrp", "models", "objective"}
+PARTS["__init__"] = {"_lazy", "_moved", "errors", "lrp", "models", "objective"}
 
 
 def module_of(file: Path) -> str:
@@ -126,3 +126,13 @@ def test_shapes_are_stated_only_where_tests_check_them(module, pytestconfig):
 def test_shapes_are_checked_in_tests():
     with pytest.raises(jaxtyping.TypeCheckError):
         losses.foreground_loss(jnp.ones((2, 1, 4, 4, 3)), jnp.ones((3, 4, 4, 1)), bounds=(1, 2))
+
+
+@pytest.mark.parametrize("name", ["isnet_jax.run_folder", "isnet_jax.data.readers.table"])
+def test_former_names_of_modules_are_the_modules_themselves(name: str):
+    moved = importlib.import_module("isnet_jax._moved").MOVED
+    before = next(old for old in moved if name.startswith(old))
+    sys.modules.pop(name, None)
+    with pytest.deprecated_call():
+        found = importlib.import_module(name)
+    assert found is importlib.import_module(name.replace(before, moved[before]))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Literal
 
 import jax
 import numpy as np
 from flax import nnx
-from rich.markup import escape
 
 from isnet_jax import lrp, models
 from isnet_jax.commands import run_folder
-from isnet_jax.commands.terminal import console
+from isnet_jax.commands.terminal import console, warn
 from isnet_jax.errors import UserError, printable, suggest
 from isnet_jax.evaluation.background import JUDGE
 from isnet_jax.models.weight_files import weights_of
@@ -163,10 +163,7 @@ def network_of_run(
     """`load_network`, which says on stderr what it passed over."""
     told = console(stderr=True)
 
-    def tell(text: str) -> None:
-        told.print(f"[bold yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
-
-    return load_network(folder, architecture, tell)
+    return load_network(folder, architecture, functools.partial(warn, told))
 
 
 def _create(choice: NetworkChoice, num_classes: int) -> models.Network:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from isnet_jax.commands.surroundings import require_devices
-from isnet_jax.commands.terminal import say
+from isnet_jax.commands.terminal import say, warn
 from isnet_jax.data import (
     CocoSource,
     CsvSource,
@@ -292,6 +292,8 @@ def run(command: Command, console: Console) -> Prepared:
     listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     say(console, f"{'found again' if prepared.reused else 'prepared'}: {command.out}")
     say(console, f"{counts}; {height} x {width} pixels; {len(names)} classes: {listed}")
+    for text in prepared.warnings:
+        warn(console, text)
     return prepared
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from isnet_jax.commands.terminal import say
+from isnet_jax.commands.terminal import say, warn
 from isnet_jax.errors import printable
 from isnet_jax.evaluation.interventions import BACKGROUNDS, heatmap_warning
 
@@ -35,9 +35,9 @@ def show(metrics: Mapping[str, Any], console: Console) -> None:
         unknown = [test for test, of in (found.get("statistics") or {}).items() if of is None]
         if unknown:
             where = ", ".join(map(printable, unknown))
-            _warn(name, f"it has logits that are not finite, so no statistics of {where}", console)
+            warn(console, f"{name}: it has logits that are not finite, so no statistics of {where}")
         if said := heatmap_warning(found):
-            _warn(name, said, console)
+            warn(console, f"{name}: {said}")
 
 
 def show_comparison(
@@ -173,7 +173,3 @@ def _p(value: float) -> str:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def _warn(network: str, text: str, console: Console) -> None:
-    console.print(f"[bold yellow]warning:[/] {network}: {escape(text)}", highlight=False)

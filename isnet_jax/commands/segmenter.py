@@ -25,7 +25,7 @@ from isnet_jax.commands.logs import Logs, require
 from isnet_jax.commands.network import network_of_run
 from isnet_jax.commands.options import RunOptions
 from isnet_jax.commands.progress import TrainingDisplay, Unobserved
-from isnet_jax.commands.terminal import say
+from isnet_jax.commands.terminal import say, warn
 from isnet_jax.commands.trained import Reading
 from isnet_jax.data import Split, open_prepared
 from isnet_jax.data.custom.fitting import fitted, unpadded
@@ -118,6 +118,8 @@ def run(job: SegmenterJob, console: Console) -> dict[str, Any]:
         return found
     require(job.log)
     splits = first_then_all(functools.partial(splits_of, builder, console))
+    if (said := splits["train"].mask_warning()) is not None:
+        warn(console, said)
     description = job.description(splits["train"])
     _check(job, description, splits)
     options = to_dict(job)

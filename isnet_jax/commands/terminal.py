@@ -6,6 +6,7 @@ import io
 import sys
 
 from rich.console import Console
+from rich.markup import escape
 
 from isnet_jax.errors import printable
 
@@ -18,6 +19,13 @@ def console(*, stderr: bool = False) -> Console:
 def say(console: Console, line: str) -> None:
     """Print a line of which nothing is markup and nothing acts on the terminal; never broken."""
     console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
+
+
+def warn(console: Console, text: str) -> None:
+    """Print a warning, of which nothing is markup; never broken."""
+    console.print(
+        f"[bold yellow]warning:[/] {escape(printable(text))}", soft_wrap=True, highlight=False
+    )
 
 
 def escape_what_cannot_be_encoded() -> None:

@@ -25,7 +25,7 @@ from isnet_jax.commands.logs import Logs, require
 from isnet_jax.commands.options import RunOptions, TrainingJob
 from isnet_jax.commands.progress import TrainingDisplay, Unobserved
 from isnet_jax.commands.results import show
-from isnet_jax.commands.terminal import say
+from isnet_jax.commands.terminal import say, warn
 from isnet_jax.data import Split
 from isnet_jax.errors import Terminated, UserError
 from isnet_jax.evaluation import highest_logit_relevance, predict
@@ -136,6 +136,8 @@ def run(
         console.print(f"note: {note}", soft_wrap=True, highlight=False)
     require(job.log)
     splits = first_then_all(load)
+    if job.chosen.uses_masks and (said := splits["train"].mask_warning()) is not None:
+        warn(console, said)
     description = job.description(splits["train"])
     _check_training(job, description, splits)
     options = to_dict(job)

@@ -39,6 +39,27 @@ def check_examples(
         _check_labels(label, num_classes, names)
 
 
+def mask_warning(has_mask: np.ndarray, whole: np.ndarray) -> str | None:
+    """What to say of training images whose masks tell no background from foreground.
+
+    Args:
+        has_mask: (n,), False where nobody drew a mask.
+        whole: (n,), True where the mask covers all of the image.
+    """
+    useless = "methods that go by masks, an ISNet among them, cannot learn from them where to look."
+    if not has_mask.any():
+        return (
+            f"none of the {len(has_mask):,} training images has a mask: {useless} Draw masks, or "
+            "have them made: isnet-jax prepare ... --masks-by or --masks-command."
+        )
+    if whole[has_mask].all():
+        return (
+            f"all masks of the {len(has_mask):,} training images are white everywhere, without any "
+            f"background: {useless} Draw the objects alone."
+        )
+    return None
+
+
 def _check_shapes(
     image: np.ndarray, mask: np.ndarray, label: np.ndarray, ids: Sequence[str] | None
 ) -> None:

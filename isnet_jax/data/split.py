@@ -8,7 +8,7 @@ from typing import Any, Final, NotRequired, TypedDict
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Shaped
 
-from isnet_jax.data.checks import check_examples
+from isnet_jax.data.checks import check_examples, mask_warning
 
 _CHUNK: Final = 1024
 
@@ -82,6 +82,11 @@ class Split:
     def without_groups(self) -> "Split":
         """The same samples, for who shall not know their groups."""
         return self if self.groups is None else dataclasses.replace(self, groups=None)
+
+    def mask_warning(self) -> str | None:
+        """What to say if these masks are nothing to train by; None if they are."""
+        drawn = np.ones(len(self), bool) if self.has_mask is None else self.has_mask
+        return mask_warning(drawn, np.asarray(self.masks.all(axis=(1, 2, 3))))
 
     def check(self) -> None:
         """Runs ``check_examples`` on all of the split.

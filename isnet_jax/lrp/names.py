@@ -37,7 +37,7 @@ def sources_of(f: Callable[..., Any], constants: Mapping[int, Any]) -> Sources:
         if isinstance(holder, CodeType):
             numbers.update(_numbers(holder.co_consts))
             continue
-        for path, leaf in jax.tree_util.tree_flatten_with_path(holder)[0]:
+        for path, leaf in _leaves(holder):
             name = _name(path)
             paths.setdefault(id(leaf), name)
             numbers.update(_numbers([leaf]))
@@ -54,6 +54,14 @@ def sources_of(f: Callable[..., Any], constants: Mapping[int, Any]) -> Sources:
             elif all(abs(number) in numbers for number in np.unique(np.asarray(value)).tolist()):
                 texts.add(variable)
     return Sources(names, texts)
+
+
+def _leaves(holder: Any) -> list[tuple[Any, Any]]:
+    """The leaves with their paths; none of a tree that cannot be read twice (Equinox' states)."""
+    try:
+        return jax.tree_util.tree_flatten_with_path(holder)[0]
+    except ValueError:
+        return []
 
 
 def _name(path: Any) -> str:

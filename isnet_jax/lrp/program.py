@@ -24,7 +24,7 @@ from isnet_jax.lrp.plan.sites import (
     tap_shapes,
     walk,
 )
-from isnet_jax.lrp.refusals import changes_a_model, no_rule
+from isnet_jax.lrp.refusals import changes_a_model, is_of_a_captured_model, no_rule
 from isnet_jax.lrp.run.cotangents import Attach
 from isnet_jax.lrp.run.interpreter import Places, evaluate
 from isnet_jax.lrp.run.probes import Probes
@@ -72,7 +72,7 @@ class Program:
         try:
             graph, self.shapes = trace(f, primals, context.kept)
         except Exception as error:
-            if type(error).__name__ != "TraceContextError":  # Flax NNX's
+            if not is_of_a_captured_model(error):
                 raise
             raise UserError(changes_a_model(error)) from error
         if has_aux and not (isinstance(self.shapes, tuple) and len(self.shapes) == 2):
@@ -206,10 +206,13 @@ class Program:
 
     def _check_inputs(self, graph: Graph) -> None:
         explained = [v for v, flag in zip(graph.inputs, self.explained, strict=True) if flag]
-        if explained and not any(map(graph.inexact, explained)) and not self.context.places:
+        inexact = [v for v in explained if graph.inexact(v)]
+        narrow = any(graph.types[v].dtype.itemsize == 1 for v in inexact)
+        if narrow or (explained and not inexact and not self.context.places):
             kinds = ", ".join(dict.fromkeys(str(graph.types[v].dtype) for v in explained))
             raise UserError(
-                f"lrp: the input is of type {kinds}; relevance needs floating-point numbers. "
+                f"lrp: the input is of type {kinds}; relevance needs floating-point numbers of 16 "
+                "bits or more. "
                 "Convert it first, for example x.astype(float) / 255, or explain the values that "
                 "are looked up with it: mark them with lrp.tap and name them in taps=."
             )

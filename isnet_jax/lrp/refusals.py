@@ -57,6 +57,13 @@ def no_rule(plan: Plan, site: Site) -> str:
     )
 
 
+def is_of_a_captured_model(error: Exception) -> bool:
+    """Whether Flax NNX says that a traced function changes a model from outside of it."""
+    return type(error).__name__ == "TraceContextError" or (
+        isinstance(error, ValueError) and "from different trace level" in str(error)
+    )
+
+
 def changes_a_model(error: Exception) -> str:
     """Of a Flax model that a traced function would change."""
     return (

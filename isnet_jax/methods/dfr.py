@@ -46,6 +46,10 @@ class DFR(Method):
     def earlier(self) -> Earlier:
         return Earlier(Plain(classification=self.classification))
 
+    @property
+    def uses_masks(self) -> bool:
+        return False
+
     def setup(self, train: Split, validation: Split, earlier: nnx.Module | None) -> Setup:
         (grouped,) = numbered(self.name, validation)
         assert grouped.groups is not None

@@ -56,6 +56,10 @@ class GroupDRO(Method):
                 "group-dro weights the groups itself; expected no classification.class_weights."
             )
 
+    @property
+    def uses_masks(self) -> bool:
+        return False
+
     def setup(self, train: Split, validation: Split, earlier: nnx.Module | None) -> Setup:
         train, validation = numbered(self.name, train, validation)
         assert train.groups is not None

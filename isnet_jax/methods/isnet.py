@@ -34,6 +34,10 @@ class ISNet(Method):
         objective = dataclasses.replace(self.objective, classification=classification)
         return dataclasses.replace(self, objective=objective)
 
+    @property
+    def uses_masks(self) -> bool:
+        return self.objective.explains or self.objective.exchange.probability > 0
+
     def loss(self, model: nnx.Module, batch: Batch, context: Context) -> LossAndAux:
         config = self.objective
         if not config.explains:

@@ -55,6 +55,10 @@ class JTT(Method):
     def earlier(self) -> Earlier:
         return Earlier(Plain(classification=self.classification), self.first_epochs)
 
+    @property
+    def uses_masks(self) -> bool:
+        return False
+
     def setup(self, train: Split, validation: Split, earlier: nnx.Module | None) -> Setup:
         wrong = np.zeros(len(train), np.int32) if earlier is None else mistakes(earlier, train)
         method = dataclasses.replace(self, mean_weight=float(self._weight(wrong).mean()))

@@ -115,6 +115,11 @@ class Method:
         """
         return self.loss(model, batch, context)
 
+    @property
+    def uses_masks(self) -> bool:
+        """Whether the loss looks at the masks of training images."""
+        return True
+
     def network(self, blueprint: Blueprint) -> nnx.Module:
         """What is trained: the user's classifier, or a network around it or in its place.
 

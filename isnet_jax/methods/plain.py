@@ -18,5 +18,9 @@ class Plain(Method):
 
     name: ClassVar[str] = "plain"
 
+    @property
+    def uses_masks(self) -> bool:
+        return False
+
     def loss(self, model: nnx.Module, batch: Batch, context: Context) -> LossAndAux:
         return plain_loss(model, batch, self.classification, axis_name=context.axis_name)

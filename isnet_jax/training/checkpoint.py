@@ -288,7 +288,9 @@ def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
         "state": ocp.StandardCheckpointHandler(),
         "progress": ocp.JsonCheckpointHandler(),
     }
-    chosen = ocp.CheckpointManagerOptions(**options)
+    # Processes meet at barriers, by name: those of a write in the background are not the other's.
+    meeting = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name)
+    chosen = ocp.CheckpointManagerOptions(**options, multiprocessing_options=meeting)
     if folder.name == "best" and chosen.create:
         chosen.best_fn, chosen.best_mode = _ranked_by, "min"
     return ocp.CheckpointManager(folder, options=chosen, item_handlers=handlers)

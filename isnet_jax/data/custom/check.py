@@ -77,10 +77,16 @@ class OwnDataConfig:
 
 @dataclass(frozen=True)
 class Usable:
-    """What the first reading found out about a sample, with a digest of the pixels it shows."""
+    """What the first reading found out about a sample.
+
+    Attributes:
+        whole: the mask covers all of the image.
+        pixels: a digest of what the image shows.
+    """
 
     labels: tuple[str, ...]
     has_mask: bool
+    whole: bool
     size: tuple[int, int]
     colour: bool
     dtype: np.dtype
@@ -137,10 +143,11 @@ def _usable(
         raise Rejected(
             "has no mask", "Draw one, or take images without a mask too: --allow-missing-masks"
         )
-    fit_both(image, annotated, config)
+    _, mask = fit_both(image, annotated, config)
     return Usable(
         labels=annotated.labels,
-        has_mask=annotated.mask is not None,
+        has_mask=mask is not None,
+        whole=mask is not None and bool(mask.all()),
         size=(image.shape[0], image.shape[1]),
         colour=image.ndim == 3,
         dtype=image.dtype,

@@ -41,8 +41,9 @@ def require_form(record: Mapping[str, Any]) -> None:
     """Raises KeyError or TypeError for a record that `differences` could not compare."""
     options, files, left_out = (record[name] for name in ("options", "files", "left_out"))
     whole = isinstance(options, dict) and isinstance(files, dict) and isinstance(left_out, list)
-    if not whole or not all(isinstance(problem, str) for problem in left_out):
-        raise TypeError("options, files or left_out are of a wrong type")
+    said = [*left_out, *record.get("warnings", ())] if whole else [None]
+    if not all(isinstance(line, str) for line in said):
+        raise TypeError("options, files, left_out or warnings are of a wrong type")
     for found in files.values():
         if not isinstance(found, list) or len(found) not in (0, 3):
             raise TypeError("files have other fingerprints")

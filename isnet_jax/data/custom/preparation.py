@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import tensorflow_datasets as tfds
 
+from isnet_jax.data.checks import mask_warning
 from isnet_jax.data.custom import partition
 from isnet_jax.data.custom.builder import (
     LAYOUT,
@@ -54,11 +55,13 @@ class Prepared:
         builder: for `load_split`.
         problems: what was left out.
         reused: the data were there from an earlier time.
+        warnings: what is no error and keeps some methods from learning.
     """
 
     builder: tfds.core.DatasetBuilder
     problems: tuple[str, ...]
     reused: bool
+    warnings: tuple[str, ...]
 
 
 def prepare_own(
@@ -100,7 +103,7 @@ def prepare_own(
             )
         if record["left_out"] and not config.skip_bad:
             raise UserError(_told(record["left_out"], out))
-        return Prepared(open_prepared(out), tuple(record["left_out"]), reused=True)
+        return _prepared(out, record, reused=True)
     check_outputs([_bad_files(out)], inputs=listing.files)
     checked = check(listing, config, source.rules, report)
     left_out = [str(problem) for problem in checked.problems]
@@ -112,13 +115,27 @@ def prepare_own(
         "options": options,
         "files": fingerprints(listing, checked.contents.digests),
         "left_out": left_out,
+        "warnings": _warnings(checked, contained.members["train"]),
     }
     with _temporary(out) as folder:
         written = _write(folder, source, listing, checked, contained, config, report)
         record["digests"] = digests(written)
         write_atomically(written / MANIFEST, json.dumps(record, indent=1) + "\n")
         written.replace(out)
-    return Prepared(open_prepared(out), tuple(left_out), reused=False)
+    return _prepared(out, record, reused=False)
+
+
+def _prepared(out: Path, record: Mapping[str, Any], *, reused: bool) -> Prepared:
+    warnings = tuple(record.get("warnings", ()))  # Earlier records have none.
+    return Prepared(open_prepared(out), tuple(record["left_out"]), reused, warnings)
+
+
+def _warnings(checked: Checked, train: list[str]) -> list[str]:
+    found = [checked.usable[name] for name in train]
+    said = mask_warning(
+        np.array([each.has_mask for each in found]), np.array([each.whole for each in found])
+    )
+    return [] if said is None else [said]
 
 
 def _contained(listing: Listing, checked: Checked, config: OwnDataConfig) -> Contained:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from isnet_jax.lrp.plan.layers import varying_axes
 from isnet_jax.lrp.trace.dependence import Flow, is_relu
 from isnet_jax.lrp.trace.homogeneity import scaling
 from isnet_jax.lrp.trace.jaxpr import Constant, Graph, Operand, Operation, Variable
@@ -39,6 +40,7 @@ _DOUBT = (
     'statistic is of. If it normalises a value, lrp.mark(the reciprocal, "norm_statistics") says so'
 )
 _GRID = np.linspace(-6.3, 6.1, 41)
+_ALL_SIZES = np.concatenate([sign * np.geomspace(1e-30, 1e30, 61) for sign in (-1, 1)])
 _ROOTS = 8
 _erf = np.vectorize(math.erf, otypes=[float])
 
@@ -230,7 +232,8 @@ def _nearest_root(operation: Operation, flow: Flow) -> Variable | None:
         case "div":
             return only if operation.inputs[1] == only else _gated(operation, only, flow)
         case "select_n":
-            return only if flow.depends(operation.inputs[0]) else None
+            guards = not _chooses(operation, flow) or _guards(operation, only, flow)
+            return None if guards else only
         case "max" | "min" if all(map(flow.depends, operation.inputs)):
             return None
     return only if facts(name).passing == "bends" else None
@@ -242,11 +245,29 @@ def _of_several(operation: Operation, distinct: list[Variable], flow: Flow) -> V
     if root is None or name in ("mul", "div", "max", "min", "pow", "rem", "atan2"):
         return root
     if name == "select_n":
-        chosen = not flow.depends(operation.inputs[0])
-        return None if chosen and root in distinct else root
+        return root if _chooses(operation, flow) or root not in distinct else None
     if name in ("add", "sub", "add_any"):
         return root if root not in distinct and _is_closed(operation, root, flow) else None
     return None
+
+
+def _chooses(select: Operation, flow: Flow) -> bool:
+    """Whether the choice is made element by element, by a value: not by a statistic, or fixed."""
+    predicate = select.inputs[0]
+    if not flow.depends(predicate):
+        return False
+    long = {axis for axis, size in enumerate(flow.graph.shape(predicate)) if size != 1}
+    repeated = varying_axes(predicate, flow) != long
+    return not (repeated and Reductions(flow).behind(predicate))
+
+
+def _guards(select: Operation, root: Variable, flow: Flow) -> bool:
+    """Whether nothing but NaNs and infinities is replaced."""
+    try:
+        values = _evaluate(select.outputs[0], root, flow, _ALL_SIZES)
+    except _NotClosedError:
+        return False
+    return np.array_equal(values, _ALL_SIZES)
 
 
 def _is_closed(operation: Operation, root: Variable, flow: Flow) -> bool:

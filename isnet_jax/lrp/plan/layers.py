@@ -255,8 +255,12 @@ def is_channelwise(operation: Operation, value: Variable, axes: set[int], flow: 
         return False
     if flow.carrying_inputs(operation) != [value]:
         return False
-    (other,) = [operand for operand in operation.inputs if operand != value] or (None,)
-    return other is not None and _per_channel(other, axes, flow)
+    others = [o for o in enumerate(operation.inputs) if o[1] != value]
+    if len(others) != 1:
+        return False
+    ((position, other),) = others
+    of_sample = flow.cuts.get((operation, position)) == "norm"  # whatever is seen of one sample
+    return not of_sample and _per_channel(other, axes, flow)
 
 
 def _per_channel(operand: Operand, axes: set[int], flow: Flow) -> bool:
@@ -328,6 +332,6 @@ def is_fixed_map(
     if len(carrying) != 1:
         return False
     other = operation.inputs[1 - operation.inputs.index(carrying[0])]
-    if flow.depends(other) and not weights.is_marked(other):
+    if flow.depends(other) and not weights.is_weight(other):
         return True
     return weights.origin(other) != "parameter"

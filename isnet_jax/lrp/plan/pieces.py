@@ -22,7 +22,7 @@ from isnet_jax.lrp.trace.jaxpr import Operand, Operation, Variable, scan_counts
 from isnet_jax.lrp.trace.primitives import MOVES, SHAPING
 
 _JOINING = ("concatenate", "stack")
-_CUTTING = ("slice", "split", "unstack", "dynamic_slice", "gather")
+_CUTTING = ("slice", "split", "unstack", "dynamic_slice", "gather", "roll")
 _MOST_MOVES = 4
 """So many moves stand between a layer and its bias at most."""
 _SMALL = 1e-5
@@ -48,6 +48,13 @@ def note_layer(
       scales: the scales of norms that stand behind a map of what they were reduced from.
     """
     operation = site.operation
+    if plan.graph.is_complex(operation.outputs[0]):
+        plan.problems.append(
+            f"lrp: the layer {site.name or '(unnamed)'} at {operation.where} has complex numbers, "
+            f"which have no positive part; {site.rule} is for real ones. Give this layer a rule of "
+            "its own, such as lrp.Epsilon, by the composite's names, or write it with the real and "
+            "the imaginary parts."
+        )
     if torn is not None:
         plan.problems.append(
             f"lrp: the layer {site.name or '(unnamed)'} at {operation.where} and the operation "
@@ -285,5 +292,8 @@ def _cut_from(variable: Variable, plan: Plan) -> Operand | None:
     producer = plan.flow.made_by(variable)
     while producer is not None and producer.name in SHAPING:
         producer = plan.flow.made_by(producer.inputs[0])
+    if producer is not None and producer.name == "concatenate":  # a value that is rolled
+        sources = {_cut_from(v, plan) for v in plan.flow.carrying_inputs(producer)}
+        return sources.pop() if len(sources) == 1 else None
     cut = producer is not None and producer.name in _CUTTING
     return plan.flow.origin(producer.inputs[0]) if cut and producer else None

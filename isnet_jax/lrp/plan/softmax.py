@@ -16,7 +16,7 @@ from typing import NamedTuple
 from isnet_jax.lrp.trace.dependence import Flow, between, variables
 from isnet_jax.lrp.trace.jaxpr import Constant, Operand, Operation, Variable
 from isnet_jax.lrp.trace.primitives import SHAPING
-from isnet_jax.lrp.trace.reductions import summed_by
+from isnet_jax.lrp.trace.reductions import Reductions, summed_by
 
 
 class Softmax(NamedTuple):
@@ -48,9 +48,11 @@ class Mixture(NamedTuple):
 _EXPONENTIALS = ("exp", "exp2")
 _MANY = 8
 """More terms than the argument of any exponential of a softmax has."""
-_SUMMED = {"reduce_sum": 0, "scatter-add": 2, "scatter_add": 2}
+_SUMMED = {"reduce_sum": 0, "cumsum": 0, "scatter-add": 2, "scatter_add": 2}
 """Sums, and the position of what they sum."""
-_SCALED = ("mul", "div", "select_n", "add", "sub", "max", "abs")
+_SCALED = ("mul", "div", "select_n", "add", "sub", "max", "abs", "neg")
+_POWERS = ("integer_pow", "pow", "exp", "log")
+"""With these one over a sum is written, too: `exp(-log(sum))`."""
 
 
 def find_softmax(operation: Operation, flow: Flow) -> Softmax | None:
@@ -164,16 +166,14 @@ def _partition(operand: Operand, flow: Flow) -> set[Operation]:
         if producer is None:
             return set()
         summed = _summed(producer, flow)
-        if summed is not None:
-            exponentials = _exponentials(summed, flow)
-            if not exponentials:
-                return set()
+        exponentials = set() if summed is None else _exponentials(summed, flow)
+        if exponentials:
             found |= exponentials
-        elif producer.name in (*SHAPING, *_SCALED, "integer_pow", "log"):
+        elif producer.name in (*SHAPING, *_SCALED, *_POWERS):
             if producer.name == "log" and current == operand:
                 return set()
             stack.extend(variables(producer.inputs))
-        elif producer.name == "gather":  # of sums over segments
+        elif producer.name in ("gather", "slice", "dynamic_slice"):  # of sums over segments
             stack.extend(variables(producer.inputs[:1]))
         else:
             return set()
@@ -184,6 +184,8 @@ def _summed(operation: Operation, flow: Flow) -> Operand | None:
     """What the operation sums, if that is all it does."""
     if operation.name == "dot_general":
         return summed_by(operation, flow)
+    if operation.name in ("add", "add_any"):
+        return Reductions(flow).sum_of_pieces(operation.outputs[0])
     position = _SUMMED.get(operation.name)
     return None if position is None else operation.inputs[position]
 

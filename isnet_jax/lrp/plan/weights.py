@@ -90,9 +90,14 @@ class Weights:
         producer = self.flow.producer.get(variable)
         return [o for o in producer.inputs if not isinstance(o, Constant)] if producer else []
 
-    def is_marked(self, operand: Operand) -> bool:
-        """Whether the operand is a rearrangement of a value that the user calls a weight."""
+    def is_weight(self, operand: Operand) -> bool:
+        """Whether the operand is a rearrangement of a parameter or of what the user calls a weight.
+
+        Where it is taken from may depend on the input: the parameters of an expert.
+        """
         while not isinstance(operand, Constant):
+            if not self.flow.depends(operand):
+                return self.origin(operand) == "parameter"
             producer = self.flow.producer.get(operand)
             if producer is None or producer.name not in MOVES:
                 return False

@@ -43,6 +43,11 @@ _INLINED = frozenset({"jit", "pjit", "closed_call", "core_call", "custom_lin"})
 _CUSTOM = frozenset({"custom_jvp_call", "custom_vjp_call"})
 _CHECKPOINTS = frozenset({"remat2", "checkpoint", "remat"})
 _EXTREMES = {"reduce_max": lax.max, "reduce_min": lax.min}
+_COLLECTIVES = {
+    "psum": ("reduce_sum", jnp.sum),
+    "pmax": ("reduce_max", jnp.max),
+    "pmin": ("reduce_min", jnp.min),
+}
 
 
 class _Builder:
@@ -87,6 +92,8 @@ class _Builder:
             return self._one_step(equation, inputs)
         if name == "dot_general" and _contracts_nothing(equation):
             return self._elementwise_product(equation, inputs)
+        if name in _COLLECTIVES and _is_positional(params):
+            return self._reduced(equation, inputs, *_COLLECTIVES[name])
         if name in _EXTREMES:
             pair = self._stacked_pair(equation, inputs[0])
             if pair:
@@ -225,6 +232,23 @@ class _Builder:
                 )
             )
         return (self._step(equation, "mul", tuple(factors), output.aval.shape, {}, lax.mul),)
+
+    def _reduced(
+        self, equation: Any, inputs: tuple[Operand, ...], name: str, run: Callable[..., Any]
+    ) -> tuple[Operand, ...]:
+        """A collective over axes of `jax.vmap` is a reduction."""
+        axes = tuple(equation.params["axes"])
+        return tuple(
+            self._step(
+                equation,
+                name,
+                (operand,),
+                variable.aval.shape,
+                {"axes": axes},
+                partial(run, axis=axes),
+            )
+            for operand, variable in zip(inputs, equation.outvars, strict=True)
+        )
 
     def _stacked_pair(self, equation: Any, stacked: Operand) -> tuple[Operand, ...]:
         """The two values that are stacked along the axis that is reduced, () if there are none."""
@@ -382,6 +406,12 @@ def _joined(index: Any, *values: Any) -> tuple[Any, ...]:
 
 def _body(params: Mapping[str, Any]) -> Any:
     return params["jaxpr" if "jaxpr" in params else "call_jaxpr"]
+
+
+def _is_positional(params: Mapping[str, Any]) -> bool:
+    """Whether a collective is over axes of arrays alone, as `jax.vmap` leaves it."""
+    groups = params.get("axis_index_groups")
+    return groups is None and all(isinstance(axis, int) for axis in params["axes"])
 
 
 def _same_programs(branches: Sequence[Any]) -> bool:

@@ -142,12 +142,13 @@ class Flow:
 
     def _computed_number(self, operation: Operation) -> float | None:
         primitive = facts(operation.name)
-        if not (primitive.elementwise or primitive.shaping) or not operation.inputs:
+        moves = primitive.passing == "moves" and len(operation.inputs) == 1
+        if not (primitive.elementwise or moves) or not operation.inputs:
             return None
         numbers = [self.number(operand) for operand in operation.inputs]
         if any(number is None for number in numbers):
             return None
-        if primitive.shaping:
+        if moves and not primitive.elementwise:
             return numbers[0]
         if primitive.values is None or len(operation.outputs) > 1:
             return None

@@ -32,6 +32,7 @@ _SMALL = 0.01
 """The largest constant that is a mere stabiliser."""
 _POWERS = {"sqrt": Fraction(1, 2), "rsqrt": Fraction(-1, 2), "cbrt": Fraction(1, 3)}
 _ADDING = ("add", "sub", "add_any", "max")
+_COMPARING = ("eq", "ne", "lt", "le", "gt", "ge", "is_finite")
 _SUMMING = (*_ADDING, "min", "clamp", "select_n", JOIN)
 
 
@@ -172,11 +173,14 @@ def _combined(
         return _NONE
     first = parts[0]
     logarithm = any(part.logarithm for part in parts)
+    if name in _COMPARING:
+        compared = {part for part, number in zip(parts, numbers, strict=True) if number != 0}
+        return _NONE if len(compared) < 2 and not logarithm else None
     if name in ("exp", "exp2"):
         return Scaling(first.degree) if first.logarithm else None
     if name in ("log", "log2", "log1p"):
         return None if logarithm else Scaling(first.degree, True)
-    if name in ("mul", "div", "dot_general") and not logarithm:
+    if name in ("mul", "div", "dot_general", "conv_general_dilated") and not logarithm:
         sign = -1 if name == "div" else 1
         return Scaling(first.degree + sign * parts[1].degree)
     if logarithm:

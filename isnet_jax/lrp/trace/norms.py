@@ -15,6 +15,7 @@ the same value.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -71,6 +72,16 @@ def find_norms(flow: Flow, samples: Samples | None) -> Norms:
     return Norms(edges, frozenset(finder.behind), finder.guesses, frozenset(centring))
 
 
+class _Factor(NamedTuple):
+    """A statistic that scales a value: where, and by which power of it the result grows."""
+
+    edge: Edge
+    degree: Fraction
+    doubtful: bool
+    behind: bool
+    kind: str
+
+
 class _Finder:
     def __init__(self, flow: Flow, samples: Samples | None):
         self.flow = flow
@@ -80,28 +91,48 @@ class _Finder:
         self.guesses: dict[Edge, str] = {}
 
     def scales(self) -> Iterator[tuple[Edge, str]]:
+        """The edges of norms' scales, and their kinds.
+
+        A scale may be written as several factors, `h / v * sqrt(v)`: their degrees add up.
+        """
+        rows: dict[Operation, tuple[_Factor, ...]] = {}
         for operation in self.flow.graph.operations:
-            if operation.name not in ("mul", "div"):
+            factor = self._factor(operation)
+            if factor is not None:
+                before = self.flow.made_by(operation.inputs[1 - factor.edge[1]])
+                rows[operation] = (*(rows.get(before, ()) if before else ()), factor)
+        norms = {
+            factor
+            for row in rows.values()
+            for factor in row
+            if factor.degree <= 0 or sum(each.degree for each in row) <= 0
+        }
+        for *_, factor in rows.values():
+            if factor not in norms:
                 continue
-            if not all(map(self.flow.depends, operation.inputs)):
-                continue
-            for position in (0, 1) if operation.name == "mul" else (1,):
-                factor, other = operation.inputs[position], operation.inputs[1 - position]
-                reductions = self.reductions.behind(factor)
-                if not reductions:
-                    continue
-                found = self._scaling(factor, other, reductions)
-                if found is None:
-                    continue
-                scale, behind = found
-                if scale.degree <= 0 if operation.name == "mul" else scale.degree >= 0:
-                    edge = operation, position
-                    if scale.doubtful:
-                        self.guesses[edge] = _DOUBT
-                    if behind:
-                        self.behind.add(edge)
-                    yield edge, self.kind(reductions)
-                    break
+            if factor.doubtful:
+                self.guesses[factor.edge] = _DOUBT
+            if factor.behind:
+                self.behind.add(factor.edge)
+            yield factor.edge, factor.kind
+
+    def _factor(self, operation: Operation) -> _Factor | None:
+        """The operand that is a homogeneous statistic of what it multiplies or divides."""
+        if operation.name not in ("mul", "div") or not all(
+            map(self.flow.depends, operation.inputs)
+        ):
+            return None
+        found = []
+        for position in (0, 1) if operation.name == "mul" else (1,):
+            factor, other = operation.inputs[position], operation.inputs[1 - position]
+            reductions = self.reductions.behind(factor)
+            scaled = self._scaling(factor, other, reductions) if reductions else None
+            if scaled is not None:
+                scale, behind = scaled
+                degree = scale.degree if operation.name == "mul" else -scale.degree
+                kind = self.kind(reductions)
+                found.append(_Factor((operation, position), degree, scale.doubtful, behind, kind))
+        return min(found, key=lambda factor: factor.degree > 0, default=None)
 
     def _scaling(
         self, factor: Operand, other: Operand, reductions: list[Operation]

@@ -11,6 +11,7 @@ from isnet_jax.lrp.trace.primitives import MOVES, facts
 
 _OVER_DEVICES = frozenset({"psum", "psum_invariant", "pmean"})
 _SUMS = ("add", "add_any")
+_INDEXED_SUMS = ("scatter-add", "scatter_add")
 _WINDOW = (3, 64)
 """The fewest and the most shifted copies of a value whose sum is one over a window."""
 
@@ -54,12 +55,17 @@ class Reductions:
         match operation.name:
             case "dot_general":
                 return self._is_sum(operation)
+            case "conv_general_dilated":
+                return self.flow.number(operation.inputs[1]) is not None
             case "scan":
                 return accumulated(operation, output, self.flow) is not None
             case "custom_derivative":
                 return self._only_reduces(operation)
             case "add" | "add_any":
-                return self._sums_a_window(output)
+                return self.sum_of_pieces(output) is not None
+            case name if name in _INDEXED_SUMS:
+                start, index, _ = operation.inputs
+                return not self.flow.depends(start) and not self.flow.depends(index)
         return facts(operation.name).reduces
 
     def _is_sum(self, product: Operation) -> bool:
@@ -85,22 +91,45 @@ class Reductions:
         inner = Reductions(Flow(body, self.flow.bodies, sources))
         return all(isinstance(o, Constant) or inner.behind(o) for o in body.outputs)
 
-    def _sums_a_window(self, total: Variable) -> bool:
-        """A sum of shifted copies of one value, as local response norms are written."""
+    def sum_of_pieces(self, total: Variable) -> Variable | None:
+        """The value whose pieces or shifted copies, or functions of them, are summed, if any are.
+
+        So local response norms are written, and sums in Python.
+        """
         fewest, most = _WINDOW
-        terms, stack = set(), [total]
+        terms: list[Variable] = []
+        stack = [total]
         while stack and len(terms) <= most:
-            producer = self.flow.made_by(stack.pop())
-            if producer is None:
-                return False
-            if producer.name in _SUMS:
+            current = stack.pop()
+            producer = self.flow.made_by(current)
+            if producer is not None and producer.name in _SUMS:
                 stack.extend(variables(producer.inputs))
-            elif producer.name in MOVES:
-                terms.add(producer.outputs[0])
+            elif current in self.flow.depending:
+                terms.append(current)
+        if not fewest <= len(terms) <= most:
+            return None
+        pieces = [self._piece(term) for term in terms]
+        sources = {None if piece is None else self._moved_from(piece) for piece in pieces}
+        return sources.pop() if len({*pieces}) == len(terms) and len(sources) == 1 else None
+
+    def _piece(self, term: Variable) -> Variable | None:
+        """The rearranged value that the term is an elementwise function of, statistics aside."""
+        found, stack, seen = set(), [term], set()
+        while stack:
+            current = self.flow.origin(stack.pop())
+            if isinstance(current, Constant) or current in seen:
+                continue
+            seen.add(current)
+            producer = self.flow.producer.get(current)
+            if producer is None:
+                return None
+            if producer.name in MOVES:
+                found.add(current)
+            elif facts(producer.name).elementwise:
+                stack.extend(v for v in self.flow.depending_inputs(producer) if not self.behind(v))
             else:
-                return False
-        sources = {self._moved_from(term) for term in terms}
-        return fewest <= len(terms) <= most and len(sources) == 1 and None not in sources
+                return None
+        return found.pop() if len(found) == 1 else None
 
     def _moved_from(self, variable: Variable) -> Variable | None:
         """What the value is a rearrangement of."""
@@ -114,8 +143,24 @@ class Reductions:
             (variable,) = before
 
     def reduced_from(self, reductions: Iterable[Operation]) -> set[Variable]:
-        """The values that are reduced, and those they are elementwise functions of."""
-        return self.flow.elementwise_ancestors(o for op in reductions for o in op.inputs)
+        """What is reduced, once or twice, and the values it is an elementwise function of."""
+        found: set[Variable] = set()
+        pending, seen = list(reductions), set()
+        while pending:
+            reduction = pending.pop()
+            if reduction not in seen:
+                seen.add(reduction)
+                before = self.flow.elementwise_ancestors(reduction.inputs)
+                found |= before
+                pending.extend(self._reducing(before))
+        return found
+
+    def _reducing(self, values: Iterable[Variable]) -> Iterable[Operation]:
+        """The reductions that some of the values are the results of."""
+        for value in values:
+            producer = self.flow.producer.get(value)
+            if producer is not None and self._reduces(producer, value):
+                yield producer
 
 
 def summed_by(product: Operation, flow: Flow) -> Operand | None:

@@ -10,7 +10,7 @@ import pytest
 
 from isnet_jax import UserError
 from isnet_jax.data import CocoSource, CsvSource, VocSource
-from isnet_jax.data.custom.readers import Contents, Listing
+from isnet_jax.data.custom.readers import Contents, Listing, Rejected
 
 BOX = (1, 2, 4, 7)  # left, top, right, bottom
 
@@ -37,6 +37,11 @@ def xml(*objects: tuple[str, tuple[int, int, int, int]]) -> bytes:
     return f"<annotation>{entries}</annotation>".encode()
 
 
+def sized(height: object, width: object) -> bytes:
+    size = f"<size><height>{height}</height><width>{width}</width></size>"
+    return xml(("dog", BOX)).replace(b"<annotation>", f"<annotation>{size}".encode())
+
+
 def voc(root: Path, *objects: tuple[str, tuple[int, int, int, int]]) -> VocSource:
     own.write(root / "JPEGImages" / "a.png", own.pixels(0))
     own.write(root / "Annotations" / "a.xml", xml(*objects))
@@ -60,9 +65,13 @@ def test_coco(tmp_path: Path):
     [
         ([1, 2, 3], "has no bbox of four numbers"),
         ([1, 2, 0, 3], "has a box without an inside"),
-        ([1, 2, "x", 3], "expected numbers"),
+        ([1, 2, "x", 3], "expected four numbers"),
         ([1, float("nan"), 2, 3], "expected four numbers"),
+        (["1", "2", "3", "4"], "'1', '2', '3', '4', expected four numbers"),
+        ([True, 1, 2, 3], "has the bbox True, 1, 2, 3, expected four numbers"),
+        ([10**400, 1, 2, 3], "has the bbox 10000000000000000..., 1, 2, 3, expected four numbers"),
         ([1, 2, 50, 3], "outside of its image"),
+        ([0.2, 0.2, 0.4, 0.4], "coordinates of at most 0.6, as shares of the image are"),
         (None, "has no bbox"),
     ],
 )
@@ -77,6 +86,13 @@ def test_voc(tmp_path: Path):
     found = first(voc(tmp_path, ("dog", BOX), ("dog", (6, 0, 8, 1))).listing())
     assert found.labels == ("dog",)
     np.testing.assert_array_equal(found.mask, boxed(BOX, (6, 0, 8, 1)))
+
+
+@pytest.mark.parametrize("size", [(own.SIDE, own.SIDE), (f" {own.SIDE}.0", own.SIDE), (0, 0)])
+def test_sizes_of_voc(tmp_path: Path, size: tuple[object, object]):
+    source = voc(tmp_path)
+    (tmp_path / "Annotations" / "a.xml").write_bytes(sized(*size))
+    np.testing.assert_array_equal(first(source.listing()).mask, boxed())
 
 
 def test_the_largest_of_several_classes(tmp_path: Path):
@@ -96,6 +112,11 @@ def test_the_largest_of_several_classes(tmp_path: Path):
         (xml(("unicorn", BOX)), "names the class 'unicorn'"),
         (xml(("dog", (4, 2, 1, 7))), "has a box without an inside"),
         (xml(("dog", (1, 2, 40, 7))), "outside of its image"),
+        (xml(("dog", BOX)).replace(b">4<", b">1_0<"), "has the box '2', '3', '1_0', '7'"),
+        (xml(("dog", BOX)).replace(b">4<", b">nan<"), "'nan', '7', expected four numbers"),
+        (xml(("dog", (-0.8, -0.8, 0.75, 0.75))), "at most 0.75, as shares of the image are"),
+        (sized(8, "x"), "has the size '8', 'x', expected two numbers"),
+        (sized(16, 9), "is 8 x 8 pixels, but its annotations are for 9 x 16"),
         (b"<a><object><name>dog</name></object></a>", "has the box None"),
     ],
 )
@@ -119,3 +140,7 @@ def test_tables(tmp_path: Path):
     bad = "image,xmin,ymin,xmax,ymax,label\ni/00.png,1,2,,7,cat\n"
     (problem,) = CsvSource(own.write_table(tmp_path, bad, 1)).listing().problems
     assert "expected four numbers" in str(problem)
+    shares = "image,xmin,ymin,xmax,ymax,label\ni/00.png,0,0,1,1,cat\n"
+    (sample,) = CsvSource(own.write_table(tmp_path, shares, 1)).listing().samples
+    with pytest.raises(Rejected, match="at most 1, as shares of the image are; expected pixels"):
+        sample.annotation.read(own.SIDE, own.SIDE, Contents())

@@ -92,6 +92,7 @@ def test_no_mask_is_no_error_where_masks_may_be_missing(tmp_path: Path):
 @pytest.mark.parametrize(
     ("code", "message"),
     [
+        ("import sys; raise SystemExit(f'no {sys.argv[2]}, {object()}')", r"no mask\.png,$"),
         ("raise SystemExit('out of \\x1b[31m film.')", r"exit code 1: out of \x1b\[31m film$"),
         ("import os; os.kill(os.getpid(), 9)", "ended by signal 9: it said nothing"),
         ("import sys; sys.stderr.write('x' * 10**6); sys.exit(3)", r"exit code 3: x{400}$"),

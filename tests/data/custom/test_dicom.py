@@ -46,6 +46,14 @@ def test_rescaling_cancels_without_a_window_and_shifts_one():
     assert close(shades(**slope, **window), expected)
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": "100", "WindowWidth": "50"}])
+@pytest.mark.parametrize("slope", ["nan", "inf", "1e308"])
+def test_a_rescaling_that_is_not_finite(slope: str, window: dict[str, str]):
+    with pytest.raises(Rejected, match="has a rescaling to values that are not finite"):
+        shades(RescaleSlope=slope, RescaleIntercept="0", **window)
+
+
 def test_the_first_of_several_windows_and_other_functions():
     window = {"WindowCenter": ["2000", "1"], "WindowWidth": ["1000", "1"]}
     linear = np.clip((STORED - 1999.5) / 999 + 0.5, 0, 1)

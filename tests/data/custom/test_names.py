@@ -49,7 +49,13 @@ def test_names_of_a_mac_beside_others_in_voc(tmp_path: Path):
     assert len(VocSource(tmp_path).listing().samples) == 1
 
 
-@pytest.mark.parametrize(("first", "second"), [("cat", "Cat"), ("a_b", "a b"), ("a-b", "a  b")])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        *(("cat", "Cat"), ("a_b", "a b"), ("a-b", "a  b"), ("cat", "\uff43\uff41\uff54")),
+        *(("1", "1.0"), ("1", "01"), ("1", "\uff11"), ("+7", "7."), ("-1", "-1.00")),
+    ],
+)
 def test_classes_that_differ_only_in_how_they_are_written(tmp_path: Path, first: str, second: str):
     text = f"image,label\ni/00.png,{first}\ni/01.png,{second}\n"
     with pytest.raises(UserError, match="differ only in how they are written"):
@@ -70,6 +76,88 @@ def test_letters_are_classes(tmp_path: Path):
     assert CsvSource(own.write_table(tmp_path, text)).listing().class_names == ("A", "a")
 
 
+def test_numbers_are_classes_and_names_of_files(tmp_path: Path):
+    labels = [*map(str, range(-1, 11)), "1.1", "1.10", "100"]
+    for number in range(len(labels)):
+        own.write(tmp_path / f"{number}.0.png", own.pixels(20 + number))
+    lines = [f"{number}.0.png,{label}" for number, label in enumerate(labels)]
+    lines += ["i/01.png,1", "i/1.png,1", "i/1.0.png,1"]
+    table = own.write_table(tmp_path, "\n".join(["image,label", *lines]))
+    listing = CsvSource(table).listing()
+    assert not listing.problems
+    assert listing.class_names == tuple(sorted(labels))
+
+
+def test_columns_that_are_written_otherwise(tmp_path: Path):
+    for column in ("Split", "SPLIT ", "\uff53\uff50\uff4c\uff49\uff54", "Mask", "x_min", "Labels"):
+        table = own.write_table(tmp_path, f"image,label,{column}\ni/00.png,cat,test\n", 1)
+        with pytest.raises(UserError, match=r"the column '.*' is not read; expected '[a-z]+'\. Re"):
+            CsvSource(table).listing()
+    table = own.write_table(tmp_path, "image,Mask,none\ni/00.png,1,0\ni/01.png,0,1\n", 2)
+    listing = CsvSource(table, label_columns=("Mask", "none")).listing()
+    assert listing.class_names == ("Mask", "none")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("masks", "Masks", "the folder 'Masks' is not read; expected 'masks'. Rename it"),
+        ("images", "IMAGES", "the folder 'IMAGES' is not read; expected 'images'"),
+        ("other", "Test", "holds both images/ and Test/"),
+        ("other", "val", "holds both images/ and val/"),
+    ],
+)
+def test_folders_that_are_written_otherwise(tmp_path: Path, before: str, after: str, message: str):
+    own.write_folder(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / before).rename(tmp_path / after)
+    with pytest.raises(UserError, match=message):
+        FolderSource(tmp_path).listing()
+
+
+def test_folders_of_splits_that_are_written_otherwise(tmp_path: Path):
+    for split in ("train", "test"):
+        own.write_folder(tmp_path / split)
+    (tmp_path / "test" / "masks").rename(tmp_path / "test" / "Masks")
+    with pytest.raises(UserError, match=r"test: the folder 'Masks' is not read"):
+        FolderSource(tmp_path).listing()
+
+
+def test_files_of_voc_that_are_written_otherwise(tmp_path: Path):
+    own.write_voc(tmp_path)
+    (tmp_path / "annotations").mkdir()  # Not read without boxes.
+    assert not VocSource(tmp_path).listing().problems
+    (tmp_path / "class_names.txt").rename(tmp_path / "Class-Names.txt")
+    with pytest.raises(UserError, match=r"'Class-Names.txt' is not read; expected 'class_names.t"):
+        VocSource(tmp_path).listing()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cat\n\ndog\n", "line 2 is blank; expected the name of the class number 2"),
+        ("\ncat\ndog\n", "line 1 is blank"),
+        ("\n", "line 1 is blank"),
+        ("background\ncat\ndog\n", "line 1 is 'background', which has no line"),
+        ("__ignore__\n_background_\ncat\ndog\n", "line 1 is '__ignore__', which has no line"),
+        ("0: Background\ncat\ndog\n", "line 1 is '0: Background', which has no line"),
+        ("cat\n# not mine\ndog\n", "line 2 is a comment: '# not mine'"),
+    ],
+)
+def test_lines_that_would_shift_the_classes_behind_them(tmp_path: Path, text: str, message: str):
+    own.write_voc(tmp_path)
+    (tmp_path / "class_names.txt").write_text(text)
+    with pytest.raises(UserError, match=message):
+        VocSource(tmp_path).listing()
+
+
+@pytest.mark.parametrize("text", ["cat\r\ndog\r\n\r\n", "cat\rdog", "\ufeffcat \n dog\n\n"])
+def test_lines_of_other_systems(tmp_path: Path, text: str):
+    own.write_voc(tmp_path)
+    (tmp_path / "class_names.txt").write_bytes(text.encode())
+    assert VocSource(tmp_path).listing().class_names == ("cat", "dog")
+
+
 @pytest.mark.parametrize("label", ["nan", "NaN", "<NA>", "#N/A"])
 @pytest.mark.parametrize("column", ["label", "labels"])
 def test_missing_values_are_no_class(tmp_path: Path, label: str, column: str):
@@ -86,6 +174,18 @@ def test_rows_whose_split_is_refused_are_named(tmp_path: Path, written: str, mea
     text = f"image,label,split\ni/00.png,a,{written}\ni/01.png,b,validation\n"
     found = told(CsvSource(own.write_table(tmp_path, text)))
     assert f"line 2: has the split {written!r}. Write {meant}." in found
+
+
+def test_blanks_around_paths(tmp_path: Path):
+    text = "image , mask, label\n i/00.png, m/00.png , cat\ni/01.png\u00a0, m/01.png,dog\n"
+    own.write(tmp_path / " i" / "02.png", own.pixels(9))
+    listing = CsvSource(own.write_table(tmp_path, f"{text} i/02.png,,dog\n")).listing()
+    assert [sample.id for sample in listing.samples] == ["i/00.png", "i/01.png", " i/02.png"]
+    assert all(path.is_file() for sample in listing.samples for path in sample.annotation.files)
+    content = own.coco(1)
+    content["images"][0]["file_name"] = " i/00.png"
+    assert CocoSource(own.write_coco(tmp_path, content)).listing().samples[0].id == "i/00.png"
+    assert "leads out" in told(CsvSource(own.write_table(tmp_path, "image,label\n ../x,a\n")))
 
 
 @pytest.mark.parametrize("path", ["C:\\data\\x.png", "C:/data/x.png", "\\\\server\\x.png"])

@@ -185,6 +185,16 @@ def test_a_set_of_one_s_own(place: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert split.labels[0].tolist() == ([1, 1] if number % 3 == 0 else [1 - number % 2, number % 2])
 
 
+def test_splits_are_what_their_names_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    named = {"Training": range(4), "val": range(4, 6), "test": range(6, 8), "extra": range(8, 9)}
+    monkeypatch.setitem(SPLITS, "CaltechBirds2011", named)
+    CaltechBirds2011(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    samples = TfdsSource("caltech_birds2011:1.0.0", tmp_path).listing().samples
+    found = [(sample.id.split("/")[0], sample.split) for sample in samples]
+    expected = {("Training", "train"): 4, ("val", "validation"): 2, ("test", "test"): 2}
+    assert {pair: found.count(pair) for pair in found} == expected
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

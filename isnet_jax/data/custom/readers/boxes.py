@@ -1,18 +1,17 @@
 """Bounding boxes as coarse masks: all pixels whose centres lie in one."""
 
-import math
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from isnet_jax.data.custom.readers import choice, segments
+from isnet_jax.data.custom.readers import choice, coordinates, segments
 from isnet_jax.data.custom.readers.names import normal
-from isnet_jax.data.custom.readers.samples import Annotated, Contents, Rejected
+from isnet_jax.data.custom.readers.samples import Annotated, Contents, Rejected, blamed
 
 # Left, top, right, bottom in pixels, from the image's corner; the last two are not inside.
 Box = tuple[float, float, float, float]
@@ -20,25 +19,17 @@ Box = tuple[float, float, float, float]
 _REMEDY: Final = "Correct its box"
 
 
-def box(left: Any, top: Any, right: Any, bottom: Any, *, first: int = 0) -> Box:
-    """A box of numbers, or of texts that are numbers.
+def box(left: float, top: float, right: float, bottom: float, *, first: int = 0) -> Box:
+    """A box by its sides.
 
     Args:
         first: what the first pixel is called, if the sides are numbers of pixels that are inside.
 
     Raises:
-        Rejected: they are none, or leave nothing inside.
+        Rejected: they leave nothing inside.
     """
-    given = (left, top, right, bottom)
-    try:
-        x0, y0, x1, y1 = map(float, given)
-    except (TypeError, ValueError):
-        x0 = y0 = x1 = y1 = math.nan
-    if not all(map(math.isfinite, (x0, y0, x1, y1))):
-        shown = ", ".join(str(side)[:20] for side in given)
-        raise Rejected(f"has the box {shown}, expected four numbers", _REMEDY)
-    corners = (x0 - first, y0 - first, x1, y1)
-    if not (corners[0] < x1 and corners[1] < y1):
+    corners = (left - first, top - first, right, bottom)
+    if not (corners[0] < right and corners[1] < bottom):
         raise Rejected(f"has a box without an inside: {', '.join(map(str, corners))}", _REMEDY)
     return corners
 
@@ -53,8 +44,9 @@ def drawn(boxes: Sequence[Box], height: int, width: int) -> np.ndarray:
     """The mask of boxes in an image of this size.
 
     Raises:
-        Rejected: a box lies outside, or no pixel's centre lies in one.
+        Rejected: a box lies outside, is none of pixels, or no pixel's centre lies in one.
     """
+    coordinates.require_pixels((side for corners in boxes for side in corners), height, width)
     mask = np.zeros((height, width), bool)
     for corners in boxes:
         segments.check(polygon(corners), height, width)
@@ -100,14 +92,16 @@ class VocBoxes:
         return (self.path,)
 
     def read(self, height: int, width: int, contents: Contents) -> Annotated | None:
-        try:
-            return self._read(contents.read(self.path), height, width)
-        except Rejected as error:
-            raise Rejected(error.wrong, error.remedy, self.path) from error
+        with blamed(self.path):
+            size, objects = _parsed(contents.read(self.path))
+        if size is not None:
+            coordinates.require_size(size, height, width)
+        with blamed(self.path):
+            return self._drawn(objects, height, width)
 
-    def _read(self, data: bytes, height: int, width: int) -> Annotated | None:
+    def _drawn(self, objects: list[tuple[str, Box]], height: int, width: int) -> Annotated | None:
         found: dict[str, list[Box]] = defaultdict(list)
-        for name, corners in _objects(data):
+        for name, corners in objects:
             if name not in self.names:
                 raise Rejected(
                     f"names the class {name!r}, which is none of the {len(self.names)} classes",
@@ -125,14 +119,25 @@ class VocBoxes:
         return Annotated(drawn(boxes, height, width), labels)
 
 
-def _objects(data: bytes) -> list[tuple[str, Box]]:
+def _parsed(data: bytes) -> tuple[tuple[int, int] | None, list[tuple[str, Box]]]:
+    """Height and width that were annotated, None where they are not told, and the objects."""
     try:
         root = ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise Rejected(f"is not XML ({error})", "Save the annotation again") from error
     found = []
     for entry in root.iter("object"):
-        sides = [entry.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+        given = [entry.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+        sides = coordinates.numbers(given, coordinates.of_text, "box")
         name = normal((entry.findtext("name") or "").strip())
         found.append((name, box(*sides, first=1)))
-    return found
+    return _size(root), found
+
+
+def _size(root: ElementTree.Element) -> tuple[int, int] | None:
+    """Height and width; tools write 0 where they do not know them."""
+    given = [root.findtext(f"size/{side}") for side in ("height", "width")]
+    if not any(given):
+        return None
+    height, width = map(int, coordinates.numbers(given, coordinates.of_text, "size"))
+    return (height, width) if height and width else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from isnet_jax.data.custom.readers import choice, segments
+from isnet_jax.data.custom.readers import choice, coordinates, segments
 from isnet_jax.data.custom.readers.boxes import box, polygon
 from isnet_jax.data.custom.readers.names import normal, require_distinct
 from isnet_jax.data.custom.readers.pictures import PixelRules
@@ -172,6 +172,7 @@ class CocoSource:
             except Rejected as error:
                 wrong = f"({name}, annotations[{instance.number}]) {error.wrong}"
                 raise Rejected(wrong, error.remedy) from error
+        segments.require_pixels((i.segmentation for i in own), height, width)
         labels = choice.chosen(areas, self.label)
         shapes = tuple(i.segmentation for i in own if i.category in labels)
         order = tuple(n for n in dict.fromkeys(i.category for i in own) if n in labels)
@@ -201,12 +202,7 @@ class _Segments:
         return ()
 
     def read(self, height: int, width: int, contents: Contents) -> Annotated:
-        if (height, width) != (self.height, self.width):
-            raise Rejected(
-                f"is {width} x {height} pixels, but its annotations are for {self.width} x "
-                f"{self.height}",
-                "Use the images that were annotated, in their size",
-            )
+        coordinates.require_size((self.height, self.width), height, width)
         mask = np.zeros((height, width), bool)
         for shape in self.shapes:
             segments.draw(shape, mask)
@@ -220,12 +216,8 @@ def _box(entry: Any) -> list[list[float]]:
     sides = entry.get("bbox")
     if not (isinstance(sides, list) and len(sides) == 4):
         raise Rejected("has no bbox of four numbers", _REMEDY)
-    left, top, width, height = sides
-    try:
-        corners = box(left, top, left + width, top + height)
-    except TypeError as error:
-        raise Rejected(f"has the bbox {str(sides)[:40]}, expected numbers", _REMEDY) from error
-    return polygon(corners)
+    left, top, width, height = coordinates.numbers(sides, coordinates.of_json, "bbox")
+    return polygon(box(left, top, left + width, top + height))
 
 
 def _parsed(path: Path) -> dict[str, list[Any]]:

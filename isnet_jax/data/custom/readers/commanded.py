@@ -18,7 +18,7 @@ from PIL import Image
 
 from isnet_jax.data.custom.readers.made_masks import NoMask
 from isnet_jax.data.custom.readers.pictures import MaskFile, PixelRules
-from isnet_jax.data.custom.readers.samples import Contents, Record, Rejected
+from isnet_jax.data.custom.readers.samples import Contents, Record, Rejected, without_addresses
 from isnet_jax.errors import UserError, printable
 
 _PLACES: Final = ("{image}", "{mask}")
@@ -135,9 +135,10 @@ class ByCommand:
 
 
 def _end(file: Path) -> str:
-    """The last words that a program has said, in one line."""
+    """The last words that a program has said, in one line, the same words each time."""
     with file.open("rb") as said:
         said.seek(0, os.SEEK_END)
         said.seek(max(0, said.tell() - _TOLD))
-        words = " ".join(said.read().decode(errors="replace").split())
+        text = said.read().decode(errors="replace").replace(f"{file.parent}{os.sep}", "")
+    words = " ".join(without_addresses(text).split())
     return words.rstrip(".") or "it said nothing"

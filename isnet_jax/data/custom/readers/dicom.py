@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Shaped
 
-from isnet_jax.data.custom.readers.samples import Rejected
+from isnet_jax.data.custom.readers.samples import Rejected, first_line
 from isnet_jax.errors import UserError
 
 
@@ -43,9 +43,8 @@ def decode(data: bytes, max_pixels: int) -> Shaped[np.ndarray, "h w"] | Shaped[n
         raise
     except Exception as error:
         # Damaged files, and compressions whose decoder is not installed, raise nearly everything.
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise Rejected(
-            f"cannot be decoded as DICOM ({reason})",
+            f"cannot be decoded as DICOM ({first_line(error, 160)})",
             "Copy it again, install a decoder for its compression (pylibjpeg), or convert it to "
             "16-bit PNG",
         ) from error
@@ -88,9 +87,7 @@ def _shown(dataset: Any, max_pixels: int) -> np.ndarray:
 
 def _windowed(dataset: Any, stored: np.ndarray) -> Float64[np.ndarray, "h w"]:
     """Shades from 0 to 1."""
-    from pydicom.pixels.processing import apply_modality_lut
-
-    values = np.asarray(apply_modality_lut(stored, dataset))
+    values = _rescaled(dataset, stored)
     if dataset.get("VOILUTSequence"):
         return _looked_up(values, dataset.VOILUTSequence[0])
     if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
@@ -99,10 +96,23 @@ def _windowed(dataset: Any, stored: np.ndarray) -> Float64[np.ndarray, "h w"]:
         return _window(values.astype(np.float64), centre, width, function)
     low, high = _stored_range(dataset)
     ends = np.array([[low, high]], dtype=stored.dtype)
-    bottom, top = sorted(np.asarray(apply_modality_lut(ends, dataset), np.float64)[0].tolist())
-    if top <= bottom:
-        raise Rejected("has a rescaling that leaves one value only", "Mend its rescale slope")
+    bottom, top = sorted(_rescaled(dataset, ends).astype(np.float64)[0].tolist())
+    if not 0 < top - bottom < np.inf:
+        raise Rejected(
+            "has a rescaling that leaves one value only, or none", "Mend its rescale slope"
+        )
     return np.clip((values.astype(np.float64) - bottom) / (top - bottom), 0, 1)
+
+
+def _rescaled(dataset: Any, stored: np.ndarray) -> Shaped[np.ndarray, "h w"]:
+    from pydicom.pixels.processing import apply_modality_lut
+
+    values = np.asarray(apply_modality_lut(stored, dataset))
+    if not np.isfinite(values).all():
+        raise Rejected(
+            "has a rescaling to values that are not finite", "Mend its rescale slope and intercept"
+        )
+    return values
 
 
 def _window(

@@ -19,6 +19,7 @@ from isnet_jax.data.custom.readers.samples import (
 )
 from isnet_jax.errors import UserError, printable
 
+_KINDS = ("images", "masks")
 _EXPECTED = (
     "images/CLASS/x.png and masks/CLASS/x.png, or the same inside train/, validation/ and test/"
 )
@@ -70,14 +71,17 @@ class FolderSource:
         """Folders that hold `images` and `masks`, with the split they stand for."""
         inner = [path for path in entries(self.root) if is_folder(path)]
         found = {path.name for path in inner}
+        _require_kinds(found, self.root)
         if "images" in found:
-            given = sorted(name for name in found if splits.is_split(name))
+            given = sorted(name for name in found if splits.is_split(splits.meant(name)))
             if given:
                 raise UserError(
                     f"{printable(self.root)} holds both images/ and {printable(given[0])}/. Keep "
                     f"{_EXPECTED}."
                 )
             return [(None, self.root)]
+        for path in inner:
+            _require_kinds({entry.name for entry in entries(path)}, path)
         if not found or not any((path / "images").is_dir() for path in inner):
             raise UserError(f"{printable(self.root)} has no folder images/. Expected {_EXPECTED}.")
         splits.require_complete({printable(name) for name in found}, printable(self.root))
@@ -90,7 +94,7 @@ class FolderSource:
     ) -> list[Sample]:
         images, masks = (
             self._pictures([path for path in folders if path.parent.name == kind], problems)
-            for kind in ("images", "masks")
+            for kind in _KINDS
         )
         if not images:
             place = relative(folders[0].parent.parent / "images" / folders[0].name, self.root)
@@ -132,10 +136,15 @@ class FolderSource:
         return found
 
 
+def _require_kinds(found: set[str], place: Path) -> None:
+    """Raises a `UserError` for folders that are called nearly like `images` or `masks`."""
+    names.require_as_written(found, _KINDS, f"{printable(place)}: the folder")
+
+
 def _classes(folder: Path, root: Path, problems: list[Problem]) -> dict[str, list[Path]]:
     """Folders in `images` and `masks` by their class; whatever else lies there is a problem."""
     found: dict[str, list[Path]] = defaultdict(list)
-    for kind in ("images", "masks"):
+    for kind in _KINDS:
         for path in entries(folder / kind) if is_folder(folder / kind) else ():
             if is_folder(path):
                 found[names.normal(path.name)].append(path)

@@ -2,17 +2,24 @@
 
 import io
 import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Bool, Shaped
 from PIL import Image, ImageOps
 
-from isnet_jax.data.custom.readers import dicom
-from isnet_jax.data.custom.readers.samples import Annotated, Contents, Problem, Rejected
+from isnet_jax.data.custom.readers import dicom, png
+from isnet_jax.data.custom.readers.samples import (
+    Annotated,
+    Contents,
+    Problem,
+    Rejected,
+    blamed,
+    first_line,
+)
+from isnet_jax.data.custom.readers.stored import WIDE_GREY, Stored, require_unsigned, stored
 from isnet_jax.data.formats import FORMATS
 from isnet_jax.errors import UserError
 
@@ -23,8 +30,6 @@ SUFFIXES: Final = frozenset(
         ".mpo", ".dcm", ".dicom",
     )
 )  # fmt: skip
-_PNG_DEPTH: Final = 24  # place of the byte in the file
-_TIFF_DEPTH, _TIFF_PHOTOMETRIC = 258, 262  # tags
 CONVERT: Final = "Convert it to PNG or JPEG"
 # Pictures that cameras and programs write and that are not read here.
 _FOREIGN: Final = frozenset(
@@ -33,9 +38,7 @@ _FOREIGN: Final = frozenset(
         ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".nii", ".npy",
     )
 )  # fmt: skip
-_PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _EIGHT_BIT_GREY: Final = ("1", "L", "LA")
-_WIDE_GREY: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class PixelRules:
         mask_threshold: mask values from this one on are foreground, 1 to 255 (to 65,535 in 16-bit
             masks). Left out, a mask may hold 0 and one other value only.
         white: the value of white in 16-bit grey images, such as 4095 where they hold 12 bits of
-            data; 65,535 if left out. Not for DICOM, which says it itself.
+            data; 65,535 if left out. Not for DICOM and TIFF of 12 bits, which say it themselves.
 
     Raises:
         UserError: a value out of its range.
@@ -89,12 +92,10 @@ class MaskFile:
     def read(self, height: int, width: int, contents: Contents) -> Annotated:
         if self.path is None:
             return Annotated(None, self.labels)
-        try:
+        with blamed(self.path):
             values = decode_values(contents.read(self.path))
             require_size(values, height, width)
             return Annotated(binary(values, self.rules.mask_threshold), self.labels)
-        except Rejected as error:
-            raise Rejected(error.wrong, error.remedy, self.path) from error
 
 
 def no_picture(path: Path, place: str) -> Problem:
@@ -123,10 +124,10 @@ def decode_image(
     """
     if suffix.lower() in (".dcm", ".dicom") or data[128:132] == b"DICM":
         return dicom.decode(data, MAX_PIXELS)
-    picture, stored = _open(data)
-    if picture.mode in _WIDE_GREY:
-        return _wide_grey(np.asarray(picture), rules.white, stored.white_is_zero)
-    picture = _opaque(picture)
+    picture, hidden = _open(data)
+    if picture.mode in WIDE_GREY:
+        return _wide_grey(np.asarray(picture), rules.white, hidden)
+    picture = _opaque(picture, hidden)
     if picture.mode in ("F", "LAB", "HSV"):
         raise Rejected(
             f"holds values of the kind {picture.mode!r}, whose black and white are not known",
@@ -141,11 +142,11 @@ def decode_values(data: bytes) -> Shaped[np.ndarray, "h w"]:
     Raises:
         Rejected: it cannot be read, or has colours.
     """
-    picture, stored = _open(data)
-    if picture.mode in _WIDE_GREY:
+    picture, hidden = _open(data)
+    if picture.mode in WIDE_GREY:
         values = np.asarray(picture)
-        return 65535 - values if stored.white_is_zero else values
-    picture = _opaque(picture)
+        return (hidden.shown or 65535) - values if hidden.white_is_zero else values
+    picture = _opaque(picture, hidden)
     if picture.mode in _EIGHT_BIT_GREY:
         return np.asarray(picture.convert("L"))
     if picture.mode not in ("P", "RGB"):
@@ -165,19 +166,24 @@ def decode_numbers(data: bytes) -> Shaped[np.ndarray, "h w"]:
     Raises:
         Rejected: it cannot be read, or has no numbers.
     """
-    picture, stored = _open(data)
-    if picture.mode not in ("P", "1", "L", *_WIDE_GREY) or stored.white_is_zero:
-        found = "grey with 0 as white" if stored.white_is_zero else f"of the kind {picture.mode!r}"
+    picture, hidden = _open(data)
+    if hidden.lossy:
+        raise Rejected(
+            "is compressed with losses, which makes other numbers of those that were drawn",
+            "Save the numbers anew, as PNG",
+        )
+    if picture.mode not in ("P", "1", "L", *WIDE_GREY) or hidden.white_is_zero:
+        found = "grey with 0 as white" if hidden.white_is_zero else f"of the kind {picture.mode!r}"
         raise Rejected(
             f"is {found}, expected a palette or grey image of numbers",
             "Save the mask with its palette",
         )
     numbers = np.asarray(picture)
-    if stored.highest is None or picture.mode == "P":
-        return numbers.astype(np.uint8) if picture.mode == "1" else numbers
-    # Pillow stretches shades of other depths to 8 or 16 bits.
-    shown = 255 if picture.mode == "L" else 65535
-    return np.rint(numbers * (stored.highest / shown)).astype(numbers.dtype)
+    if picture.mode == "1":
+        return numbers.astype(np.uint8)
+    if hidden.highest is None or hidden.shown is None:
+        return numbers
+    return np.rint(numbers * (hidden.highest / hidden.shown)).astype(numbers.dtype)
 
 
 def binary(values: Shaped[np.ndarray, "h w"], threshold: int | None) -> Bool[np.ndarray, "h w"]:
@@ -223,34 +229,7 @@ def require_size(mask: np.ndarray, height: int, width: int) -> None:
         )
 
 
-class _Stored(NamedTuple):
-    """How a file stores shades, where decoding hides it.
-
-    Attributes:
-        white_is_zero: 0 is white.
-        highest: the number of the lightest shade; None if it is that of the decoded type.
-    """
-
-    white_is_zero: bool
-    highest: int | None
-
-
-def _stored(picture: Any, data: bytes) -> _Stored:
-    """Of a picture that is not decoded yet."""
-    depth = 8
-    if picture.format == "TIFF":
-        depth = picture.tag_v2.get(_TIFF_DEPTH, (1,))[0]
-        grey = picture.mode in ("1", "L", *_WIDE_GREY)
-        white_is_zero = grey and picture.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
-        return _Stored(white_is_zero, 2**depth - 1 if 1 < depth < 8 else None)
-    if picture.format == "PNG" and picture.mode == "L":
-        depth = data[_PNG_DEPTH]
-    if picture.format == "PPM" and picture.tile[0].codec_name.startswith("ppm"):
-        return _Stored(False, picture.tile[0].args[-1])
-    return _Stored(False, 2**depth - 1 if 1 < depth < 8 else None)
-
-
-def _open(data: bytes) -> tuple[Image.Image, _Stored]:
+def _open(data: bytes) -> tuple[Image.Image, Stored]:
     """A decoded picture of one frame, upright; of a photograph with previews the photograph."""
     if data[4:8] == b"ftyp":
         raise Rejected("is a HEIC, AVIF or film file", CONVERT)
@@ -261,10 +240,11 @@ def _open(data: bytes) -> tuple[Image.Image, _Stored]:
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             _require_sane(picture)
             if picture.format == "PNG":
-                _require_whole_png(data)
-            stored = _stored(picture, data)
+                png.require_whole(data)
+            hidden = stored(picture, data)
             picture.load()
-            return ImageOps.exif_transpose(picture), stored
+            require_unsigned(picture)
+            return ImageOps.exif_transpose(picture), hidden
     except Rejected:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -272,7 +252,7 @@ def _open(data: bytes) -> tuple[Image.Image, _Stored]:
     except Exception as error:
         # Pillow's decoders raise nearly everything on damaged files.
         raise Rejected(
-            f"cannot be decoded ({_first_line(error)})",
+            f"cannot be decoded ({first_line(error)})",
             "Copy it again, or save it as PNG or JPEG",
         ) from error
 
@@ -288,27 +268,21 @@ def _require_sane(picture: Any) -> None:
         raise Rejected(f"holds {picture.n_frames} pictures", "Save one picture a file")
 
 
-def _require_whole_png(data: bytes) -> None:
-    """Checks every chunk up to the end; Pillow ignores some checksums, among them the pixels'."""
-    place, kind = len(_PNG_SIGNATURE), b""
-    while kind != b"IEND":
-        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
-        kind, checksum = data[place + 4 : place + 8], data[end : end + 4]
-        if zlib.crc32(data[place + 4 : end]).to_bytes(4, "big") != checksum:
-            raise Rejected("is a damaged or truncated PNG", "Copy it again")
-        place = end + 4
-
-
 def _too_large(size: str = "too many pixels") -> Rejected:
     return Rejected(f"has {size}; at most {MAX_PIXELS:,} are decoded", "Make it smaller")
 
 
-def _opaque(picture: Image.Image) -> Image.Image:
+def _opaque(picture: Image.Image, hidden: Stored) -> Image.Image:
     """The picture without its alpha channel.
 
     Raises:
-        Rejected: parts of it are transparent: they have no colour of their own.
+        Rejected: parts of it are transparent or beyond the palette: they have no colour.
     """
+    if picture.mode == "P" and np.asarray(picture).max() >= hidden.colours:
+        raise Rejected(
+            f"is damaged: its palette has {hidden.colours} colours, but pixels name more",
+            "Save it as RGB",
+        )
     if picture.has_transparency_data:
         low = picture.convert("RGBA").getchannel("A").getextrema()[0]
         if isinstance(low, int | float) and low < 255:
@@ -318,20 +292,13 @@ def _opaque(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def _wide_grey(
-    values: np.ndarray, white: int | None, white_is_zero: bool
-) -> Shaped[np.ndarray, "h w"]:
+def _wide_grey(values: np.ndarray, white: int | None, hidden: Stored) -> Shaped[np.ndarray, "h w"]:
     low, high = int(values.min()), int(values.max())
-    limit = 65535 if white is None else white
+    limit = white or hidden.shown or 65535
     if low < 0 or high > limit:
         raise Rejected(
             f"holds values from {low:,} to {high:,}, expected 0 to {limit:,}",
             "Save it as 16-bit grey, or correct --white",
         )
     shades = values.astype(np.float64) * (65535 / limit)
-    return np.rint(65535 - shades if white_is_zero else shades).astype(np.uint16)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:120] if lines else type(error).__name__
+    return np.rint(65535 - shades if hidden.white_is_zero else shades).astype(np.uint16)

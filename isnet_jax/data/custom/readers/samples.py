@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import re
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any, Final, Protocol
@@ -16,6 +18,7 @@ from isnet_jax.errors import UserError, printable
 
 MAX_FILE_BYTES: Final = 1 << 30
 _NOISE: Final = frozenset({"thumbs.db", "desktop.ini"})
+_ADDRESS: Final = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>")
 
 
 class Rejected(Exception):  # noqa: N818
@@ -30,6 +33,15 @@ class Rejected(Exception):  # noqa: N818
     def __init__(self, wrong: str, remedy: str, file: Path | None = None) -> None:
         super().__init__(wrong)
         self.wrong, self.remedy, self.file = wrong, remedy, file
+
+
+@contextmanager
+def blamed(file: Path) -> Iterator[None]:
+    """What is rejected inside is rejected because of this file."""
+    try:
+        yield
+    except Rejected as error:
+        raise Rejected(error.wrong, error.remedy, file) from error
 
 
 @dataclass(frozen=True)
@@ -241,6 +253,8 @@ def read_text(path: Path, what: str) -> str:
 def inside(root: Path, text: str) -> Path:
     """The path that a table or list means, below ``root``; symbolic links are followed as usual.
 
+    Blanks around it count only where a file is called so.
+
     Raises:
         Rejected: it is empty, leads out of ``root``, or holds characters that no path has.
     """
@@ -254,6 +268,8 @@ def inside(root: Path, text: str) -> Path:
     except UnicodeEncodeError as error:
         raise Rejected(f"{text!r} is not valid Unicode", remedy) from error
     base = Path(os.path.abspath(root))
+    if not os.path.lexists(base / text):
+        text = text.strip()
     path = Path(os.path.normpath(base / text))
     if path == base or not path.is_relative_to(base):
         raise Rejected(f"{text!r} leads out of {printable(root)}", remedy)
@@ -326,6 +342,17 @@ def encodable(name: str) -> bool:
 def unique(values: Iterable[str]) -> tuple[str, ...]:
     """The values in order of first appearance."""
     return tuple(dict.fromkeys(values))
+
+
+def first_line(error: Exception, length: int = 120) -> str:
+    """What a library says of a file, in the same words each time."""
+    lines = without_addresses(str(error)).splitlines()
+    return lines[0][:length] if lines else type(error).__name__
+
+
+def without_addresses(text: str) -> str:
+    """The text without objects in memory, such as <_io.BytesIO object at 0x7f3a5c0d>."""
+    return _ADDRESS.sub("", text)
 
 
 def _reason(error: Exception) -> str:

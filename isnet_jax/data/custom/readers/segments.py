@@ -1,10 +1,12 @@
 """COCO's encodings of a segment: polygons and run lengths."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from isnet_jax.data.custom.readers import coordinates
 from isnet_jax.data.custom.readers.samples import Rejected
 
 # Annotation tools place corners on the border, and round.
@@ -28,6 +30,14 @@ def check(segmentation: Any, height: int, width: int) -> float:
         remedy = f"{_REMEDY}, or draw masks from the boxes: --boxes"
         raise Rejected("has a segment that is neither polygons nor run lengths", remedy)
     return sum(_polygon_area(polygon, height, width) for polygon in segmentation)
+
+
+def require_pixels(segmentations: Iterable[Any], height: int, width: int) -> None:
+    """Raises `Rejected` where all polygons of an image are in shares of it; `check` has passed."""
+    shapes = list(segmentations)
+    if not any(isinstance(shape, dict) for shape in shapes):
+        corners = (value for shape in shapes for polygon in shape for value in polygon)
+        coordinates.require_pixels(corners, height, width)
 
 
 def draw(segmentation: Any, mask: Bool[np.ndarray, "h w"]) -> None:
@@ -85,9 +95,7 @@ def _high(values: np.ndarray) -> float:
 
 
 def _polygon_area(polygon: Any, height: int, width: int) -> float:
-    numbers = isinstance(polygon, list) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in polygon
-    )
+    numbers = isinstance(polygon, list) and all(map(coordinates.is_number, polygon))
     if not numbers or len(polygon) < 6 or len(polygon) % 2:
         raise Rejected("has a polygon that is not a list of three or more points x, y", _REMEDY)
     for values, limit, axis in ((polygon[::2], width, "x"), (polygon[1::2], height, "y")):

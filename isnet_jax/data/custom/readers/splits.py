@@ -17,10 +17,15 @@ def is_split(name: str) -> bool:
     return name in (TRAIN, VALIDATION) or _TEST.fullmatch(name) is not None
 
 
+def meant(name: str) -> str:
+    """The split that a name stands for which is none as it is written; else the name."""
+    lower = name.strip().lower()
+    return _MEANT.get(lower, lower)
+
+
 def remedy(name: str) -> str:
     """What to write in the place of a name that is none."""
-    meant = _MEANT.get(name.lower(), name.lower())
-    return f"Write {meant}" if is_split(meant) else f"Write {EXPLAINED}"
+    return f"Write {meant(name)}" if is_split(meant(name)) else f"Write {EXPLAINED}"
 
 
 def require_complete(names: set[str], place: str) -> None:

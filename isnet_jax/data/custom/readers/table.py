@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from isnet_jax.data.custom.readers import names, splits
+from isnet_jax.data.custom.readers import coordinates, names, splits
 from isnet_jax.data.custom.readers.boxes import GivenBoxes, box
 from isnet_jax.data.custom.readers.cells import BLANK, rows_of
 from isnet_jax.data.custom.readers.pictures import MaskFile, PixelRules
@@ -110,6 +110,12 @@ class CsvSource:
                 f"{table}: a column's name has invisible characters: {_listed(odd[:1])}. Remove "
                 "them."
             )
+        names.require_as_written(
+            [name for name in header if name not in self.label_columns],
+            _RESERVED,
+            f"{table}: the column",
+            "Rename it; if it is a class, name all columns that are: --label-columns",
+        )
         if "" in header:
             raise UserError(f"{table}: column {header.index('') + 1} has no name. Name or drop it.")
         if "image" not in header:
@@ -164,8 +170,9 @@ class CsvSource:
                 raise Rejected(f"has the split {split!r}", splits.remedy(split))
         labels = tuple(map(names.normal, _labels(cells, single, columns)))
         annotation = MaskFile(mask, labels, self.rules)
-        corners = [cells[side].strip() for side in _BOX if side in cells]
-        if any(corners):
+        sides = [cells[side].strip() for side in _BOX if side in cells]
+        if any(sides):
+            corners = coordinates.numbers(sides, coordinates.of_text, "box")
             annotation = GivenBoxes((box(*corners),), labels)
         return Sample(relative(image, self.root), image, annotation, split), labels
 

@@ -25,6 +25,7 @@ from isnet_jax.data.custom.readers.samples import (
     Record,
     Rejected,
     Sample,
+    first_line,
     unique,
 )
 from isnet_jax.data.digits.sources import quiet_tfds
@@ -89,8 +90,10 @@ class TfdsSource:
         class_names = tuple(map(names.normal, classes.names))
         names.require_distinct(class_names, self.name)
         found = list(builder.info.splits)
-        own = "train" in found and any(name.startswith("test") for name in found)
-        taken = [name for name in found if splits.is_split(name)] if own else found
+        meant = {name: splits.meant(name) for name in found}
+        known = [name for name in found if splits.is_split(meant[name])]
+        own = {meant[name].split("_")[0] for name in known} >= {"train", "test"}
+        taken = known if own else found
         samples = []
         for split in taken:
             records = _Records(builder, split, tuple(n for n in (self.image, mask) if n))
@@ -98,7 +101,7 @@ class TfdsSource:
                 sample = f"{split}/{number:07d}"
                 picture = Record(sample, functools.partial(records.picture, number, self.image))
                 annotation = _FromRecord(records, number, self, mask, class_names, multi_label)
-                samples.append(Sample(sample, picture, annotation, split if own else None))
+                samples.append(Sample(sample, picture, annotation, meant[split] if own else None))
         files = [Path(f) for s in taken for f in builder.info.splits[s].filepaths]
         return Listing(
             root=Path(builder.data_dir),
@@ -140,10 +143,9 @@ class TfdsSource:
                 "by --imports MODULE."
             ) from error
         except (OSError, ValueError, RuntimeError, tfds.download.DownloadError) as error:
-            first = printable(str(error).splitlines()[0] if str(error) else type(error).__name__)
             raise UserError(
-                f"TFDS's {printable(self.name)} cannot be prepared ({first}). Prepare it where "
-                "there is a network, and name its folder: --data-dir FOLDER."
+                f"TFDS's {printable(self.name)} cannot be prepared ({first_line(error)}). "
+                "Prepare it where there is a network, and name its folder: --data-dir FOLDER."
             ) from error
         formats = str(builder.info.file_format.value)  # pyright: ignore
         if formats != _FORMAT:

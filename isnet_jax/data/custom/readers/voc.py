@@ -7,9 +7,8 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from isnet_jax.data.custom.readers import choice
+from isnet_jax.data.custom.readers import choice, names
 from isnet_jax.data.custom.readers.boxes import VocBoxes
-from isnet_jax.data.custom.readers.names import normal, require_distinct
 from isnet_jax.data.custom.readers.pictures import (
     SUFFIXES,
     PixelRules,
@@ -24,6 +23,7 @@ from isnet_jax.data.custom.readers.samples import (
     Problem,
     Rejected,
     Sample,
+    blamed,
     encodable,
     entries,
     is_folder,
@@ -88,12 +88,15 @@ class VocSource:
         """
         marks = _BOXES if self.boxes else _CLASSES
         require_folder(self.root, f"a folder with {_IMAGES} and {marks}")
+        read = (_IMAGES, marks, _NAMES, *((_OBJECTS,) if self.largest_instance else ()))
+        there = [path.name for path in entries(self.root)]
+        names.require_as_written(there, read, f"{printable(self.root)}:")
         require_folder(self.root / _IMAGES, "the images")
         what = "an XML file with boxes for each image" if self.boxes else "masks of class numbers"
         require_folder(self.root / marks, what)
         if self.largest_instance:
             require_folder(self.root / _OBJECTS, "masks of instance numbers")
-        names, files = self._class_names()
+        classes, files = self._class_names()
         problems: list[Problem] = []
         images = self._by_name(_IMAGES, problems)
         objects = self._by_name(_OBJECTS, problems) if self.largest_instance else {}
@@ -108,9 +111,9 @@ class VocSource:
                 problems.append(Problem(place, wrong, "Put it there or remove this mask"))
             else:
                 annotation = (
-                    VocBoxes(path, names, self.categories, self.label)
+                    VocBoxes(path, classes, self.categories, self.label)
                     if self.boxes
-                    else _Numbers(path, objects.get(stem), names, self)
+                    else _Numbers(path, objects.get(stem), classes, self)
                 )
                 image = images[stem]
                 samples.append(Sample(relative(image, self.root), image, annotation))
@@ -118,28 +121,28 @@ class VocSource:
             root=self.root,
             samples=tuple(samples),
             problems=tuple(problems),
-            class_names=tuple(n for n in names if n in (self.categories or names)),
+            class_names=tuple(n for n in classes if n in (self.categories or classes)),
             multi_label=self.label == "all" and not self.largest_instance,
             files=files,
         )
 
     def _class_names(self) -> tuple[tuple[str, ...], tuple[Path, ...]]:
         path = self.root / _NAMES
-        names, files = VOC_CLASSES, ()
+        found, files = VOC_CLASSES, ()
         if path.exists():
-            lines = read_text(path, "a name of a class in each line").splitlines()
-            names, files = tuple(normal(line.strip()) for line in lines if line.strip()), (path,)
-        distinct = len(set(names)) == len(names) < _VOID
-        if not names or not distinct or not all(name.isprintable() for name in names):
+            found = names.in_lines(read_text(path, "a name of a class in each line"), path)
+            files = (path,)
+        distinct = len(set(found)) == len(found) < _VOID
+        if not distinct or not all(name.isprintable() for name in found):
             raise UserError(
                 f"{printable(path)} must hold the name of each class once, from number 1 on and "
                 f"at most {_VOID - 1}."
             )
-        require_distinct(names, path)
+        names.require_distinct(found, path)
         for name in self.categories:
-            if name not in names:
-                raise UserError(printable(suggest(name, names, what="category")))
-        return names, files
+            if name not in found:
+                raise UserError(printable(suggest(name, found, what="category")))
+        return found, files
 
     def _by_name(self, folder: str, problems: list[Problem]) -> dict[str, Path]:
         suffixes = {".xml"} if folder == _BOXES else SUFFIXES
@@ -152,7 +155,7 @@ class VocSource:
                 problems.append(Problem(place, "is a folder", "Move or remove it"))
             elif path.suffix.lower() not in suffixes:
                 problems.append(no_picture(path, place))
-            elif (stem := normal(path.stem)) in found:
+            elif (stem := names.normal(path.stem)) in found:
                 wrong = f"has a duplicate name: {found[stem].name} is of the same sample"
                 problems.append(Problem(place, wrong, "Keep one or rename the others"))
             else:
@@ -197,10 +200,8 @@ class _Numbers:
             raise Rejected("is an empty mask", "Draw it, or remove the sample", self.classes)
         if self.objects is not None:
             return self._largest_instance(numbers, areas, contents)
-        try:
+        with blamed(self.classes):
             labels = choice.chosen(areas, self.wanted.label)
-        except Rejected as error:
-            raise Rejected(error.wrong, error.remedy, self.classes) from error
         return Annotated(np.isin(numbers, [self.names.index(n) + 1 for n in labels]), labels)
 
     def _largest_instance(
@@ -227,11 +228,9 @@ class _Numbers:
 
 
 def _numbers(path: Path, height: int, width: int, contents: Contents) -> Shaped[np.ndarray, "h w"]:
-    try:
+    with blamed(path):
         numbers = decode_numbers(contents.read(path))
         require_size(numbers, height, width)
         if numbers.min() < 0 or numbers.max() > 65535:
             raise Rejected("holds numbers that are none of classes", "Correct it")
-    except Rejected as error:
-        raise Rejected(error.wrong, error.remedy, path) from error
-    return numbers
+        return numbers

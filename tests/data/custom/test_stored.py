@@ -1,0 +1,173 @@
+"""How files store shades where decoding hides it: depth, sign, losses, palettes, rows."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import own_pictures as own
+import pytest
+from PIL import Image
+
+from isnet_jax.data import FolderSource, OwnDataConfig, PixelRules, VocSource, prepare_own
+from isnet_jax.data.custom.fingerprints import content
+from isnet_jax.data.custom.preparation import record_of
+from isnet_jax.data.custom.readers import Contents, Rejected
+from isnet_jax.data.custom.readers.pictures import decode_image, decode_numbers, decode_values
+
+RULES = PixelRules()
+SHADES = np.arange(16).reshape(4, 4) * 273  # 0 to 4,095
+
+
+def encoded(array: np.ndarray, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def tiff(rows: bytes, depth: int, **tags: int) -> bytes:
+    """A grey TIFF of 4 x 4 pixels in one strip."""
+    values = {256: 4, 257: 4, 258: depth, 259: 1, 262: 1, 273: 8, 277: 1, 278: 4, 279: len(rows)}
+    values |= {int(tag.strip("_")): value for tag, value in tags.items()}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, values[tag]) for tag in sorted(values))
+    start = struct.pack("<2sHI", b"II", 42, 8 + len(rows)) + rows
+    return start + struct.pack("<H", len(values)) + entries + bytes(4)
+
+
+def twelve_bits() -> bytes:
+    bits = "".join(f"{shade:012b}" for shade in SHADES.ravel())
+    return tiff(int(bits, 2).to_bytes(24, "big"), 12)
+
+
+def png(rows: list[bytes], size: tuple[int, int], colour: int, palette: bytes = b"", lace: int = 0):
+    """A PNG of 8 bits with these rows, its pixels in two chunks; width before height."""
+    stream = zlib.compress(b"".join(b"\0" + row for row in rows))
+    header = struct.pack(">IIBBBBB", *size, 8, colour, 0, 0, lace)
+    chunks = [(b"IHDR", header), (b"PLTE", palette)][: 2 if palette else 1]
+    chunks += [(b"IDAT", stream[:9]), (b"IDAT", stream[9:]), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(held)) + kind + held + struct.pack(">I", zlib.crc32(kind + held))
+        for kind, held in chunks
+    )
+
+
+def test_twelve_bits_of_a_tiff_reach_white():
+    found = decode_image(twelve_bits(), ".tif", RULES)
+    np.testing.assert_array_equal(found, np.rint(SHADES * (65535 / 4095)))
+    np.testing.assert_array_equal(decode_numbers(twelve_bits()), SHADES)
+    np.testing.assert_array_equal(decode_values(twelve_bits()), SHADES)
+
+
+def test_signed_shades_of_eight_bits():
+    shades = np.arange(16, dtype=np.int8).reshape(4, 4)
+    data = tiff(shades.tobytes(), 8, _339=2)
+    np.testing.assert_array_equal(decode_image(data, ".tif", RULES), shades)
+    for decode in (lambda data: decode_image(data, ".tif", RULES), decode_values, decode_numbers):
+        with pytest.raises(Rejected, match="holds values below 0"):
+            decode(tiff((shades - 5).tobytes(), 8, _339=2))
+
+
+@pytest.mark.parametrize("depth", [1, 8])
+@pytest.mark.parametrize("plain", [True, False])
+def test_numbers_of_plain_maps_are_those_of_others(depth: int, plain: bool):
+    numbers = np.array([[0, 1, 1, 0, 0, 0, 0, 1]] * 2)
+    text = "\n".join(" ".join(map(str, row)) for row in numbers).encode()
+    if depth == 1:  # 1 is black.
+        data = b"P1\n8 2\n" + text if plain else b"P4\n8 2\n" + np.packbits(numbers, 1).tobytes()
+        np.testing.assert_array_equal(decode_numbers(data), 1 - numbers)
+    else:
+        data = b"P2\n8 2\n7\n" + text if plain else b"P5\n8 2\n7\n" + numbers.astype("u1").tobytes()
+        np.testing.assert_array_equal(decode_numbers(data), numbers)
+
+
+def test_numbers_are_not_kept_by_jpeg(tmp_path: Path):
+    numbers = np.where(own.drawn(0), np.uint8(2), np.uint8(0))
+    own.write(tmp_path / "JPEGImages" / "0.png", own.pixels(0))
+    for kind, options in (("JPEG", {}), ("TIFF", {"compression": "jpeg"})):
+        place = tmp_path / "SegmentationClass" / f"0.{kind.lower()}"
+        own.write(place, encoded(numbers, kind, **options))
+        for label in ("only", "largest", "all"):
+            (sample,) = VocSource(tmp_path, label=label).listing().samples
+            with pytest.raises(Rejected, match="is compressed with losses") as caught:
+                sample.annotation.read(own.SIDE, own.SIDE, Contents())
+            assert caught.value.file == place
+        place.unlink()
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (3, 1)])
+def test_rows_that_a_png_lacks(colour: int, channels: int):
+    rows = [bytes([200]) * 8 * channels] * 8
+    palette = bytes(768) if colour == 3 else b""
+    assert decode_image(png(rows, (8, 8), colour, palette), ".png", RULES).shape[:2] == (8, 8)
+    for lacking in (rows[:7], [*rows[:7], rows[7][:-1]], []):
+        with pytest.raises(Rejected, match="is a damaged or truncated PNG"):
+            decode_image(png(lacking, (8, 8), colour, palette), ".png", RULES)
+
+
+def test_numbers_beyond_a_palette():
+    numbers = np.array([[0, 1, 2, 3]] * 4, np.uint8)
+    rows = [row.tobytes() for row in numbers]
+    whole, short = bytes(range(12)), bytes(range(9))
+    picture = Image.fromarray(numbers, "P")
+    picture.putpalette(bytes(range(12)))
+    bitmap = io.BytesIO()
+    picture.save(bitmap, "BMP")
+    header = bytearray(bitmap.getvalue())
+    for data in (png(rows, (4, 4), 3, whole), bytes(header)):
+        assert decode_image(data, ".x", RULES)[0, 3].tolist() == [9, 10, 11]
+    header[46:50] = (3).to_bytes(4, "little")
+    for data in (png(rows, (4, 4), 3, short), png(rows, (4, 4), 3), bytes(header)):
+        for decode in (lambda data: decode_image(data, ".x", RULES), decode_values):
+            with pytest.raises(
+                Rejected, match=r"its palette has [03] colours, but pixels name mor"
+            ):
+                decode(data)
+    # Numbers of classes need no colours.
+    np.testing.assert_array_equal(decode_numbers(png(rows, (4, 4), 3, short)), numbers)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P", "I;16"])
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (5, 3), (9, 8), (300, 400)])
+def test_whole_pngs_of_all_kinds(mode: str, size: tuple[int, int]):
+    picture = Image.new(mode, size, 0)
+    if mode in ("LA", "RGBA"):
+        picture.putalpha(255)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    assert decode_image(buffer.getvalue(), ".png", RULES).shape[:2] == size[::-1]
+
+
+# PNG's specification, 8.2: the pass of each pixel.
+PASSES = np.array(
+    [
+        *([1, 6, 4, 6, 2, 6, 4, 6], [7] * 8, [5, 6] * 4, [7] * 8),
+        *([3, 6, 4, 6, 3, 6, 4, 6], [7] * 8, [5, 6] * 4, [7] * 8),
+    ]
+)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (5, 3), (9, 8), (33, 17)])
+def test_interlaced_pngs(size: tuple[int, int]):
+    width, height = size
+    passes = np.tile(PASSES, (5, 5))[:height, :width]
+    counts = [np.count_nonzero(row == number) for number in range(1, 8) for row in passes]
+    rows = [bytes([100]) * count for count in counts if count]
+    found = decode_image(png(rows, size, 0, lace=1), ".png", RULES)
+    np.testing.assert_array_equal(found, np.full((height, width), 100))
+    with pytest.raises(Rejected, match="damaged or truncated"):
+        decode_image(png([*rows[:-1], rows[-1][1:]], size, 0, lace=1), ".png", RULES)
+
+
+def test_what_is_left_out_is_said_in_the_same_words_each_time(tmp_path: Path):
+    source = own.write_folder(tmp_path / "source")
+    own.write(source / "images" / "cat" / "00.png", b"<html>404 not found</html>")
+    found = []
+    for name in ("one", "two"):
+        prepare_own(FolderSource(source), tmp_path / name, OwnDataConfig(skip_bad=True))
+        found.append(record_of(tmp_path / name))
+    assert found[0]["left_out"] == found[1]["left_out"]
+    assert "cannot be decoded (cannot identify image file)" in found[0]["left_out"][0]
+    assert content(found[0]) == content(found[1])
