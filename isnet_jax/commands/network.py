@@ -189,13 +189,18 @@ def _class_names(choice: NetworkChoice, weights: object) -> tuple[str, ...]:
     if given is None or count is not None:
         return tuple(str(number) for number in range(count or _ANY_CLASSES))
     try:
-        lines = Path(given).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = Path(given).expanduser().read_text(encoding="utf-8").rstrip().splitlines()
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--classes is {given!r}; expected a number, or a text file with a name on each line "
             f"({error})."
         ) from error
-    names = tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in lines)
+    if "" in names:
+        raise UserError(
+            f"--classes: line {names.index('') + 1} of {printable(given)} is blank; expected the "
+            "name of a class on each line, in the order of the network's outputs."
+        )
     if not 1 <= len(names) <= _MOST_CLASSES:
         raise UserError(
             f"--classes: {printable(given)} has {len(names)} names; expected 1 to "

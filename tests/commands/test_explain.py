@@ -218,6 +218,12 @@ def test_what_is_refused(capsys, folder, weights, options, message):
     assert re.search(message, failed(capsys, "explain", folder, *options).replace("\n", " "))
 
 
+def test_a_blank_line_among_the_class_names_is_no_class(capsys, folder, weights, tmp_path):
+    (tmp_path / "names.txt").write_text("cat\n\ndog\nbird\nfish\n")
+    options = (*MODEL, "--weights", weights, "--classes", tmp_path / "names.txt")
+    assert "line 2 of" in failed(capsys, "explain", folder, *options)
+
+
 def test_weights_that_overflow_are_named_before_any_compute(capsys, folder, tmp_path, weights):
     wide = {name: a.astype(np.float64) * 1e200 for name, a in models.read_weights(weights).items()}
     path = tmp_path / "wide.safetensors"
