@@ -228,7 +228,7 @@ def save_png(picture: Figure | ArrayLike, path: str | os.PathLike[str]) -> None:
 def is_ours(path: str | os.PathLike[str]) -> bool:
     """Whether `save_png` has written a file."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             return image.info.get(_SOFTWARE[0]) == _SOFTWARE[1]
     except Exception:  # Pillow has many kinds for what is no picture.
         return False
