@@ -30,8 +30,8 @@ _REASONS = {
 }
 _DIVIDED = (
     'If it normalises by a statistic, mark that: lrp.mark(denominator, "norm_statistics"). '
-    "A softmax that is written out is known where the sum of all its exponentials divides them; one "
-    "that is summed up in a scan (online, flash) is not, and its sum is no such statistic: use "
+    "A softmax that is written out is known where the sum of all its exponentials divides them; "
+    "one that is summed up in a scan (online, flash) is not, and its sum is no such statistic: use "
     "jax.nn.softmax. "
     "Else three ways out: "
 )
