@@ -4,7 +4,8 @@
     python experiments/rivals.py --seeds 0 1 2 --search-rates 3e-3 1e-2 3e-2
 
 Every run is one of `isnet-jax train`, in a folder of its own: what is finished is kept, and a run
-that was interrupted goes on, with the same command. All methods have the same network (but for
+that was interrupted goes on, with the same command; `--known table.json` keeps the sets that were
+finished on another machine. All methods have the same network (but for
 multitask and attention-gated, which have their own, and segmentation, which has one more), the same
 steps (table "steps") or, in a second round, as many epochs as take the seconds of the reference
 method (table "seconds"). The learning rate is searched for on the accuracy of the biased validation
@@ -15,6 +16,7 @@ are DeLong's and McNemar's, image by image, of the first seed. Writes table.json
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -51,6 +53,7 @@ class Experiment:
       budgets: equal steps for all, and equal seconds of training.
       search_rates: learning rates to choose from; one: nothing is searched.
       limit: so many objects of each source only.
+      known: a table.json from elsewhere: the sets it has all rows of are not trained again.
       small: a tiny round of everything, to see that it works.
       out: folder of the runs, table.json and table.md.
       data_dir: where prepared data sets are kept.
@@ -64,6 +67,7 @@ class Experiment:
     budgets: tuple[Budget, ...] = ("steps", "seconds")
     search_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
     limit: int | None = None
+    known: Path | None = None
     small: bool = False
     out: Path = Path("runs/rivals")
     data_dir: Path = Path("datasets")
@@ -75,7 +79,9 @@ def main(experiment: Experiment) -> None:
     console = Console()
     rows: list[dict[str, Any]] = []
     for set_name in experiment.sets:
-        for method in _reference_first(experiment):
+        known = _known(experiment, set_name)
+        rows += known
+        for method in () if known else _reference_first(experiment):
             rate = _searched(experiment, set_name, method, console)
             for budget in experiment.budgets:
                 epochs = _epochs(rows, budget, set_name, method, experiment)
@@ -95,7 +101,20 @@ def main(experiment: Experiment) -> None:
                         }
                     )
                     write(experiment, rows)
+    write(experiment, rows)
     console.print((experiment.out / "table.md").read_text(), highlight=False)
+
+
+def _known(experiment: Experiment, set_name: str) -> list[dict[str, Any]]:
+    """The rows of a set, if all are known: those of one machine are compared with one another."""
+    if experiment.known is None:
+        return []
+    rows = [r for r in json.loads(experiment.known.read_text())["rows"] if r["set"] == set_name]
+    found = {(row["method"], row["budget"], row["seed"]) for row in rows}
+    every = itertools.product(
+        {experiment.reference, *experiment.methods}, experiment.budgets, experiment.seeds
+    )
+    return rows if found >= set(every) else []
 
 
 def _reference_first(experiment: Experiment) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,4 +37,8 @@ def test_two_methods_one_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rivals.hard.train, "fit", None, raising=False)
     rivals.main(experiment)
     assert json.loads(table.read_text())["rows"] == [isnet, swap]
+    elsewhere = replace(experiment, known=table, out=tmp_path / "elsewhere")
+    rivals.main(elsewhere)
+    assert json.loads((elsewhere.out / "table.json").read_text())["rows"] == [isnet, swap]
+    assert sorted(path.name for path in elsewhere.out.iterdir()) == ["table.json", "table.md"]
     sys.modules.pop("rivals")
