@@ -131,6 +131,15 @@ def test_norms(name: str):
         assert_same(normalised(spelt), normalised(plain), drawn(5, 5, 6), rules)
 
 
+def test_a_pooled_value_is_no_statistic_of_itself():
+    first, end = drawn(0, 6, 8), drawn(1, 8, 3)
+
+    def network(activation):
+        return lambda x: activation(OF_BATCH(jnp.tanh(x @ first).mean(1))) @ end
+
+    assert_same(network(lambda s: s * jax.nn.sigmoid(s)), network(jax.nn.silu), drawn(5, 4, 3, 6))
+
+
 def attention(softmax):
     query, key, value, end = (drawn(i, 6, 6) / 2 for i in range(4))
 

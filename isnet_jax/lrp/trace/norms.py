@@ -14,7 +14,7 @@ the same value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -138,23 +138,46 @@ class _Finder:
         self, factor: Operand, other: Operand, reductions: list[Operation]
     ) -> tuple[Scaling, bool] | None:
         """How a factor scales with what it scales, and whether that is a map of what is reduced."""
-        for roots, behind in self._roots(other, reductions):
+        for roots, behind in self._roots(factor, other, reductions):
             scale = scaling(factor, roots, self.flow, self.reductions.behind) if roots else None
             if scale is not None and not scale.logarithm:
                 return scale, behind
         return None
 
     def _roots(
-        self, other: Operand, reductions: list[Operation]
+        self, factor: Operand, other: Operand, reductions: list[Operation]
     ) -> Iterator[tuple[set[Variable], bool]]:
-        """What may be what is reduced and scaled, and whether the scale stands behind a map."""
+        """What may be what is reduced and scaled, and whether the scale stands behind a map.
+
+        That is nothing of which the factor is an elementwise function, too: a pooled value is no
+        statistic of itself, in `s * sigmoid(s)`.
+        """
         reduced = self.reductions.reduced_from(reductions)
+        reduced -= self._behind_reductions(factor, reductions)
         if common := reduced & self.flow.elementwise_ancestors([other]):
             yield self._not_exponential(common), False
             # Where the mean of `(h - mean)^2` is scaled too, h is what both are made of.
             reduced = {v for v in reduced if not self.reductions.behind(v)}
         known: dict[Operand, set[Operand] | None] = dict.fromkeys(reduced)
+        for reduction in reductions:  # no map is one of those that make the factor
+            known.update((v, set()) for v in reduction.outputs if v not in known)
         yield self._not_exponential(self._mapped(other, known, _WAY)), True
+
+    def _behind_reductions(
+        self, factor: Operand, reductions: Collection[Operation]
+    ) -> set[Variable]:
+        """The values from the reductions to the factor."""
+        found: set[Variable] = set()
+        stack = [factor]
+        while stack:
+            current = stack.pop()
+            if isinstance(current, Constant) or current in found or not self.flow.depends(current):
+                continue
+            found.add(current)
+            producer = self.flow.producer.get(current)
+            if producer is not None and producer not in reductions:
+                stack.extend(producer.inputs)
+        return found
 
     def _not_exponential(self, values: Iterable[Any]) -> set[Variable]:
         return {v for v in values if not self._is_exponential(v)}
