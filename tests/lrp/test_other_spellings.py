@@ -226,7 +226,7 @@ def test_a_tree_that_is_read_once_costs_the_names_only():
 
 def test_what_is_refused_says_why():
     w, x = drawn(0, 6, 8), drawn(1, 5, 6)
-    with pytest.raises(UserError, match="complex numbers, which have no positive part"):
+    with pytest.raises(UserError, match="complex numbers, which have no sign"):
         lrp.vjp(lambda x: ((x + 0j) @ (w + 0j)).real, x, rules=lrp.ZPlus())
     with pytest.raises(UserError, match=r"float8_e4m3fn; relevance needs .* 16 bits or more"):
         lrp.vjp(lambda x: x.astype(float) @ w, x.astype(jnp.float8_e4m3fn), rules=lrp.ZPlus())
@@ -244,3 +244,40 @@ def test_a_convolution_as_a_sum_of_rolls_is_said():
 
     with pytest.warns(UserWarning, match="a sum of layers of the pieces of one value"):
         lrp.vjp(f, drawn(1, 2, 6, 4), rules=lrp.ZPlus())
+
+
+def test_a_scale_in_branches_before_other_layers_is_refused():
+    first, gate, end = drawn(0, 6, 8), drawn(1, 8), drawn(2, 8, 3)
+
+    def network(x, scale):
+        h = x @ first
+        return lax.cond(gate.sum() > 0, lambda h: scale(h) @ end, lambda h: -scale(h) @ end, h)
+
+    x = drawn(3, 2, 6)
+    with pytest.raises(UserError, match="belong together, but one of them is in the branches"):
+        lrp.vjp(lambda x: network(x, lambda h: h * gate), x, rules=lrp.ZPlus())
+    lrp.vjp(lambda x: network(x, lambda h: 2 * h), x, rules=lrp.ZPlus())
+    lrp.vjp(lambda x: network(x, jax.nn.relu), x, rules=lrp.ZPlus())
+
+
+def test_deep_and_doubling_programs_are_planned_in_time():
+    weights = [drawn(i, 4, 4) for i in range(120)]
+
+    def leaky(x):
+        for w in weights:
+            x = jax.nn.leaky_relu(x @ w)
+        return x
+
+    def batch_norms(x):
+        for w in weights:
+            x = jax.nn.relu(OF_BATCH(x @ w))
+        return x
+
+    def doubled(x):
+        small = weights[0][:1, :1]
+        for _ in range(60):
+            small = small + small
+        return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + small)
+
+    for f in (leaky, batch_norms, doubled):
+        lrp.inspect(f, drawn(5, 2, 4), rules=lrp.ISNetFlex())

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from isnet_jax.lrp.plan.layers import varying_axes
 from isnet_jax.lrp.trace.dependence import Flow, is_relu
 from isnet_jax.lrp.trace.homogeneity import scaling
 from isnet_jax.lrp.trace.jaxpr import Constant, Graph, Operand, Operation, Variable
 from isnet_jax.lrp.trace.primitives import facts
 from isnet_jax.lrp.trace.reductions import Reductions
+from isnet_jax.lrp.trace.shapes import varying_axes
 
 
 class Activation(NamedTuple):
@@ -40,7 +40,7 @@ _DOUBT = (
     'statistic is of. If it normalises a value, lrp.mark(the reciprocal, "norm_statistics") says so'
 )
 _GRID = np.linspace(-6.3, 6.1, 41)
-_ALL_SIZES = np.concatenate([sign * np.geomspace(1e-30, 1e30, 61) for sign in (-1, 1)])
+_ALL_SIZES = np.concatenate([sign * np.geomspace(1e-30, 1e30, 61) for sign in (-1, 1)] + [[0.0]])
 _ROOTS = 8
 _erf = np.vectorize(math.erf, otypes=[float])
 
@@ -86,7 +86,7 @@ def find_activation(operation: Operation, flow: Flow) -> Activation | None:
 
 def doubt(end: Variable, root: Variable, flow: Flow) -> str:
     """Why it is a guess that an elementwise function is an activation, "" if it is none."""
-    if not Reductions(flow).behind(root):
+    if not flow.analysis(Reductions).behind(root):
         return ""
     scale = scaling(end, {root}, flow)
     return _DOUBT if scale is not None and not scale.logarithm and scale.degree < 0 else ""
@@ -258,13 +258,14 @@ def _chooses(select: Operation, flow: Flow) -> bool:
         return False
     long = {axis for axis, size in enumerate(flow.graph.shape(predicate)) if size != 1}
     repeated = varying_axes(predicate, flow) != long
-    return not (repeated and Reductions(flow).behind(predicate))
+    return not (repeated and flow.analysis(Reductions).behind(predicate))
 
 
 def _guards(select: Operation, root: Variable, flow: Flow) -> bool:
     """Whether nothing but NaNs and infinities is replaced."""
     try:
-        values = _evaluate(select.outputs[0], root, flow, _ALL_SIZES)
+        with np.errstate(all="ignore"):
+            values = _evaluate(select.outputs[0], root, flow, _ALL_SIZES)
     except _NotClosedError:
         return False
     return np.array_equal(values, _ALL_SIZES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Set
 from typing import NamedTuple
 
@@ -19,9 +18,7 @@ from isnet_jax.lrp.trace.jaxpr import (
     Variable,
 )
 from isnet_jax.lrp.trace.primitives import MOVES, SHAPING, facts
-
-Channels = tuple[tuple[int, ...], ...]
-"""For each axis of a layer's output that comes from its weights, the axes it was split into."""
+from isnet_jax.lrp.trace.shapes import Channels, moved_axes, varying_axes
 
 
 def weight_axes(operation: Operation, side: int, flow: Flow) -> dict[int, int]:
@@ -89,7 +86,7 @@ def find_tail(operation: Operation, side: int, plan: Plan) -> Tail:
         if following is None or following.name == JOIN:
             step = _join(current, set(itertools.chain(*axes)), plan)
             if step is None:
-                torn = _torn(current, following, set(itertools.chain(*axes)), plan)
+                torn = _torn(operation, current, following, set(itertools.chain(*axes)), plan)
                 break
             tail.append(step)
             current = step.leaves
@@ -110,7 +107,7 @@ def find_tail(operation: Operation, side: int, plan: Plan) -> Tail:
 
 
 def _torn(
-    current: Variable, join: Operation | None, axes: set[int], plan: Plan
+    layer: Operation, current: Variable, join: Operation | None, axes: set[int], plan: Plan
 ) -> Operation | None:
     """What is affine per channel behind a cond that a layer is a branch of, or in its branches."""
     if join is not None:
@@ -119,12 +116,25 @@ def _torn(
         readers = [] if following is None else [(following, output)]
     else:
         readers = [(reader, current) for reader in plan.live_readers(current)]
-        if not all(_joins(reader, plan) for reader, _ in readers):
+        conds = plan.graph.conds
+        outer = conds.get(layer)
+        inside = all(conds.get(reader, outer) is not outer for reader, _ in readers)
+        if not inside and not all(_joins(reader, plan) for reader, _ in readers):
             return None
     for reader, value in readers:
-        if not plan.flow.is_identity(reader) and is_channelwise(reader, value, axes, plan.flow):
+        neutral = plan.flow.is_identity(reader) or _is_positive_scale(reader, value, plan.flow)
+        if not neutral and is_channelwise(reader, value, axes, plan.flow):
             return reader
     return None
+
+
+def _is_positive_scale(operation: Operation, value: Variable, flow: Flow) -> bool:
+    """Whether a value is multiplied by a number that changes no sign."""
+    if operation.name not in ("mul", "div") or operation.inputs.count(value) != 1:
+        return False
+    (other,) = (operand for operand in operation.inputs if operand != value)
+    number = flow.number(other)
+    return number is not None and number > 0
 
 
 def _joins(reader: Operation, plan: Plan) -> bool:
@@ -187,44 +197,6 @@ def channel_axes(operation: Operation, side: int, flow: Flow) -> Channels:
     return tuple((axis,) for axis in weight_axes(operation, side, flow))
 
 
-def moved_axes(operation: Operation, axes: Channels, flow: Flow) -> Channels | None:
-    """Where a rearrangement takes the axes of channels, None if it merges or repeats some."""
-    # An empty batch counts as one sample: products tell the axes apart.
-    before, after = (
-        tuple(size or 1 for size in flow.graph.shape(operand))
-        for operand in (operation.inputs[0], operation.outputs[0])
-    )
-    if math.prod(before) != math.prod(after):
-        return None
-    if operation.name == "transpose":
-        place = operation.params["permutation"].index
-        return tuple(tuple(map(place, group)) for group in axes)
-    taken: set[int] = set()
-    moved = []
-    for group in axes:
-        runs = []
-        for axis in group:
-            run = _run(math.prod(before[:axis]), before[axis], after, taken)
-            if run is None:
-                return None
-            taken.update(run)
-            runs.extend(run)
-        moved.append(tuple(runs))
-    return tuple(moved)
-
-
-def _run(stride: int, size: int, shape: tuple[int, ...], taken: Set[int]) -> list[int] | None:
-    """The neighbouring axes of `shape` that an axis of `size` behind `stride` elements became."""
-    outer = [math.prod(shape[:axis]) for axis in range(len(shape) + 1)]
-    if size == 1:
-        fitting = [a for a, n in enumerate(shape) if n == 1 and outer[a] == stride]
-        return [a for a in fitting if a not in taken][:1]
-    if stride not in outer or stride * size not in outer:
-        return None
-    start = len(outer) - 1 - outer[::-1].index(stride)
-    return list(range(start, outer.index(stride * size)))
-
-
 def find_divisor(operation: Operation, plan: Plan) -> Variable:
     """The average that a sum over a window or axis is part of, or the sum itself."""
     current = operation.outputs[0]
@@ -265,35 +237,6 @@ def is_channelwise(operation: Operation, value: Variable, axes: set[int], flow: 
 
 def _per_channel(operand: Operand, axes: set[int], flow: Flow) -> bool:
     return varying_axes(operand, flow) <= axes
-
-
-def varying_axes(operand: Operand, flow: Flow) -> set[int]:
-    """The axes along which a value is not merely repeated."""
-    return _varying(operand, flow, {})
-
-
-def _varying(operand: Operand, flow: Flow, known: dict[Variable, set[int]]) -> set[int]:
-    found = flow.origin(operand)
-    whole = {axis for axis, size in enumerate(flow.graph.shape(operand)) if size != 1}
-    producer = None if isinstance(found, Constant) else flow.producer.get(found)
-    if isinstance(found, Constant) or producer is None:
-        return whole
-    if found not in known:
-        known[found] = whole
-        known[found] = whole & _varying_behind(producer, whole, flow, known)
-    return known[found]
-
-
-def _varying_behind(
-    producer: Operation, whole: set[int], flow: Flow, known: dict[Variable, set[int]]
-) -> set[int]:
-    name, before = producer.name, [_varying(o, flow, known) for o in producer.inputs]
-    if name == "broadcast_in_dim":
-        return {producer.params["broadcast_dimensions"][axis] for axis in before[0]}
-    if name in SHAPING:
-        moved = moved_axes(producer, tuple((axis,) for axis in before[0]), flow)
-        return whole if moved is None else set(itertools.chain(*moved))
-    return set().union(*before) if facts(name).elementwise else whole
 
 
 def reads_input(variable: Variable, flow: Flow, sources: Set[Variable], weights: Weights) -> bool:

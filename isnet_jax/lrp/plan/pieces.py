@@ -5,21 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from isnet_jax.lrp.plan.layers import (
-    Channels,
-    channel_axes,
-    is_channelwise,
-    is_fixed_map,
-    leaving,
-    moved_axes,
-    varying_axes,
-)
+from isnet_jax.lrp.plan.layers import channel_axes, is_channelwise, is_fixed_map, leaving
 from isnet_jax.lrp.plan.sites import LayerSite, Plan
 from isnet_jax.lrp.rules import BackwardRule, Epsilon, Flex, Rule, is_plain
 from isnet_jax.lrp.trace.batch import Samples
 from isnet_jax.lrp.trace.dependence import Edge
 from isnet_jax.lrp.trace.jaxpr import Operand, Operation, Variable, scan_counts
 from isnet_jax.lrp.trace.primitives import MOVES, SHAPING
+from isnet_jax.lrp.trace.shapes import Channels, moved_axes, varying_axes
 
 _JOINING = ("concatenate", "stack")
 _CUTTING = ("slice", "split", "unstack", "dynamic_slice", "gather", "roll")
@@ -51,9 +44,8 @@ def note_layer(
     if plan.graph.is_complex(operation.outputs[0]):
         plan.problems.append(
             f"lrp: the layer {site.name or '(unnamed)'} at {operation.where} has complex numbers, "
-            f"which have no positive part; {site.rule} is for real ones. Give this layer a rule of "
-            "its own, such as lrp.Epsilon, by the composite's names, or write it with the real and "
-            "the imaginary parts."
+            f"which have no sign; {site.rule} is for real ones. Give this layer lrp.Gradient() by "
+            "the composite's names, or write it with the real and the imaginary parts."
         )
     if torn is not None:
         plan.problems.append(

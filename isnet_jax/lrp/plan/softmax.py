@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from isnet_jax.lrp.trace.dependence import Flow, between, variables
+from isnet_jax.lrp.trace.homogeneity import scaling
 from isnet_jax.lrp.trace.jaxpr import Constant, Operand, Operation, Variable
 from isnet_jax.lrp.trace.primitives import SHAPING
 from isnet_jax.lrp.trace.reductions import Reductions, summed_by
@@ -116,7 +117,8 @@ def _completed(operation: Operation, flow: Flow) -> tuple[set[Operation], bool]:
             factor, value = operation.inputs[position], operation.inputs[1 - position]
             if flow.depends(factor) and flow.depends(value):
                 summed = _partition(factor, flow)
-                if summed and _exponentials(value, flow) & summed:
+                degree = 1 if operation.name == "div" else -1
+                if _exponentials(value, flow) & summed and _grows(factor, summed, degree, flow):
                     return summed, True
     elif operation.name in _EXPONENTIALS:
         return _logsumexps(_terms(operation.inputs[0], flow), flow), True
@@ -126,6 +128,12 @@ def _completed(operation: Operation, flow: Flow) -> tuple[set[Operation], bool]:
         terms = _terms(operation.outputs[0], flow)
         return _logsumexps(terms, flow) if len(terms) > 1 else set(), False
     return set(), False
+
+
+def _grows(factor: Operand, summed: Iterable[Operation], degree: int, flow: Flow) -> bool:
+    """Whether a partition, or one over it, grows by this power of its exponentials."""
+    scale = scaling(factor, {output for exp in summed for output in exp.outputs}, flow)
+    return scale is not None and not scale.logarithm and scale.degree == degree
 
 
 def _logsumexps(terms: Iterable[Operand], flow: Flow) -> set[Operation]:
@@ -185,7 +193,8 @@ def _summed(operation: Operation, flow: Flow) -> Operand | None:
     if operation.name == "dot_general":
         return summed_by(operation, flow)
     if operation.name in ("add", "add_any"):
-        return Reductions(flow).sum_of_pieces(operation.outputs[0])
+        pieces = flow.analysis(Reductions).sum_of_pieces(operation.outputs[0])
+        return pieces.source if pieces is not None and pieces.whole else None
     position = _SUMMED.get(operation.name)
     return None if position is None else operation.inputs[position]
 

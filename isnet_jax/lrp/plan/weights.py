@@ -17,6 +17,8 @@ from isnet_jax.lrp.trace.primitives import MOVES
 _LARGEST = 1 << 16
 """Elements of a matrix that is looked at; more are not worth the time."""
 
+_JOINING = ("concatenate", "stack", "pad")
+
 Origin = Literal["parameter", "text", "computed"]
 
 
@@ -93,13 +95,13 @@ class Weights:
     def is_weight(self, operand: Operand) -> bool:
         """Whether the operand is a rearrangement of a parameter or of what the user calls a weight.
 
-        Where it is taken from may depend on the input: the parameters of an expert.
+        The place it is taken from may depend on the input, as the parameters of an expert do.
         """
         while not isinstance(operand, Constant):
             if not self.flow.depends(operand):
                 return self.origin(operand) == "parameter"
             producer = self.flow.producer.get(operand)
-            if producer is None or producer.name not in MOVES:
+            if producer is None or producer.name not in MOVES or producer.name in _JOINING:
                 return False
             if marks.meaning_of(producer) == "weight":
                 return True

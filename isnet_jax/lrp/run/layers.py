@@ -10,17 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from isnet_jax.lrp.plan.layers import (
-    Channels,
-    channel_axes,
-    moved_axes,
-    varying_axes,
-    weight_axes,
-)
+from isnet_jax.lrp.plan.layers import channel_axes, weight_axes
 from isnet_jax.lrp.plan.sites import LayerSite, Plan, Step
 from isnet_jax.lrp.rules import Layer, LayerRule, Level, RelevanceRule
 from isnet_jax.lrp.trace.jaxpr import Constant, Operand, Variable, varying_like
 from isnet_jax.lrp.trace.primitives import MOVES, SHAPING
+from isnet_jax.lrp.trace.shapes import Channels, moved_axes, varying_axes
 
 _AFFINE: dict[str, Callable[[Any, Any], Any]] = {
     "add": jnp.add,

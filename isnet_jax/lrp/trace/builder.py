@@ -43,11 +43,7 @@ _INLINED = frozenset({"jit", "pjit", "closed_call", "core_call", "custom_lin"})
 _CUSTOM = frozenset({"custom_jvp_call", "custom_vjp_call"})
 _CHECKPOINTS = frozenset({"remat2", "checkpoint", "remat"})
 _EXTREMES = {"reduce_max": lax.max, "reduce_min": lax.min}
-_COLLECTIVES = {
-    "psum": ("reduce_sum", jnp.sum),
-    "pmax": ("reduce_max", jnp.max),
-    "pmin": ("reduce_min", jnp.min),
-}
+_COLLECTIVES = {"psum": "reduce_sum", "pmax": "reduce_max", "pmin": "reduce_min"}
 
 
 class _Builder:
@@ -93,7 +89,7 @@ class _Builder:
         if name == "dot_general" and _contracts_nothing(equation):
             return self._elementwise_product(equation, inputs)
         if name in _COLLECTIVES and _is_positional(params):
-            return self._reduced(equation, inputs, *_COLLECTIVES[name])
+            return self._reduced(equation, inputs, _COLLECTIVES[name])
         if name in _EXTREMES:
             pair = self._stacked_pair(equation, inputs[0])
             if pair:
@@ -234,19 +230,16 @@ class _Builder:
         return (self._step(equation, "mul", tuple(factors), output.aval.shape, {}, lax.mul),)
 
     def _reduced(
-        self, equation: Any, inputs: tuple[Operand, ...], name: str, run: Callable[..., Any]
+        self, equation: Any, inputs: tuple[Operand, ...], name: str
     ) -> tuple[Operand, ...]:
         """A collective over axes of `jax.vmap` is a reduction."""
-        axes = tuple(equation.params["axes"])
+        params, bind = {"axes": tuple(equation.params["axes"])}, _binder(equation, None)
+
+        def run(value: Any) -> Any:
+            return bind(value)[0]
+
         return tuple(
-            self._step(
-                equation,
-                name,
-                (operand,),
-                variable.aval.shape,
-                {"axes": axes},
-                partial(run, axis=axes),
-            )
+            self._step(equation, name, (operand,), variable.aval.shape, params, run)
             for operand, variable in zip(inputs, equation.outvars, strict=True)
         )
 

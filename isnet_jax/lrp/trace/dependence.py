@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jax.core import Tracer
@@ -63,6 +63,13 @@ class Flow:
             for variable in dict.fromkeys(variables(operation.inputs)):
                 self.consumers[variable].append(operation)
         self.depending = reach(graph, self.sources, bodies)
+        self._analyses: dict[Any, Any] = {}
+
+    def analysis(self, make: Callable[[Flow], T]) -> T:
+        """`make(flow)`, made once."""
+        if make not in self._analyses:
+            self._analyses[make] = make(self)
+        return self._analyses[make]
 
     @cached_property
     def carrying(self) -> frozenset[Variable]:
@@ -271,6 +278,7 @@ def _nearest_common(
     return next((v for v in way(first) if all(v in other for other in shared)), None)
 
 
+T = TypeVar("T")
 _PASSED = frozenset(
     {"concatenate", "stack", "slice", "split", "unstack", "gather", "pad", "tile", JOIN}
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -127,6 +128,22 @@ def operations_of(block: Block) -> Iterator[Operation]:
                 yield from item.joins
 
 
+def _conds(block: Block, outer: Branches | None = None) -> Iterator[tuple[Operation, Branches]]:
+    """The operations in branches, each with the innermost cond."""
+    for item in block:
+        match item:
+            case Operation():
+                if outer is not None:
+                    yield item, outer
+            case Checkpoint():
+                yield from _conds(item.block, outer)
+            case Branches():
+                for branch in item.blocks:
+                    yield from _conds(branch, item)
+                if outer is not None:
+                    yield from ((join, outer) for join in item.joins)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Graph:
     """A flat program: `constants` are known values, `inputs` come from the caller.
@@ -147,6 +164,11 @@ class Graph:
         if isinstance(operand, Constant):
             return jnp.shape(operand.value)
         return tuple(self.types[operand].shape)
+
+    @cached_property
+    def conds(self) -> Mapping[Operation, Branches]:
+        """The innermost cond of each operation that is in a branch of one."""
+        return dict(_conds(self.block))
 
     def inexact(self, operand: Operand) -> bool:
         """Whether the operand can carry a cotangent (floating point or complex)."""

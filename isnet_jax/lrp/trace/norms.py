@@ -76,6 +76,7 @@ class _Factor(NamedTuple):
     """A statistic that scales a value: where, and by which power of it the result grows."""
 
     edge: Edge
+    roots: frozenset[Variable]
     degree: Fraction
     doubtful: bool
     behind: bool
@@ -86,7 +87,7 @@ class _Finder:
     def __init__(self, flow: Flow, samples: Samples | None):
         self.flow = flow
         self.samples = samples
-        self.reductions = Reductions(flow)
+        self.reductions = flow.analysis(Reductions)
         self.behind: set[Edge] = set()
         self.guesses: dict[Edge, str] = {}
 
@@ -100,7 +101,9 @@ class _Finder:
             factor = self._factor(operation)
             if factor is not None:
                 before = self.flow.made_by(operation.inputs[1 - factor.edge[1]])
-                rows[operation] = (*(rows.get(before, ()) if before else ()), factor)
+                row = () if before is None else rows.get(before, ())
+                alike = [each for each in row if each.roots & factor.roots]
+                rows[operation] = (*alike, factor)
         norms = {
             factor
             for row in rows.values()
@@ -128,20 +131,20 @@ class _Finder:
             reductions = self.reductions.behind(factor)
             scaled = self._scaling(factor, other, reductions) if reductions else None
             if scaled is not None:
-                scale, behind = scaled
+                scale, roots, behind = scaled
                 degree = scale.degree if operation.name == "mul" else -scale.degree
-                kind = self.kind(reductions)
-                found.append(_Factor((operation, position), degree, scale.doubtful, behind, kind))
+                edge, kind = (operation, position), self.kind(reductions)
+                found.append(_Factor(edge, roots, degree, scale.doubtful, behind, kind))
         return min(found, key=lambda factor: factor.degree > 0, default=None)
 
     def _scaling(
         self, factor: Operand, other: Operand, reductions: list[Operation]
-    ) -> tuple[Scaling, bool] | None:
-        """How a factor scales with what it scales, and whether that is a map of what is reduced."""
+    ) -> tuple[Scaling, frozenset[Variable], bool] | None:
+        """How a factor scales with what is reduced, that, and whether a map of it is scaled."""
         for roots, behind in self._roots(factor, other, reductions):
             scale = scaling(factor, roots, self.flow, self.reductions.behind) if roots else None
             if scale is not None and not scale.logarithm:
-                return scale, behind
+                return scale, frozenset(roots), behind
         return None
 
     def _roots(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
+from typing import NamedTuple
 
 from isnet_jax.lrp.trace.dependence import Flow, travels, variables
 from isnet_jax.lrp.trace.homogeneity import accumulated
@@ -13,11 +15,20 @@ _OVER_DEVICES = frozenset({"psum", "psum_invariant", "pmean"})
 _SUMS = ("add", "add_any")
 _INDEXED_SUMS = ("scatter-add", "scatter_add")
 _WINDOW = (3, 64)
-"""The fewest and the most shifted copies of a value whose sum is one over a window."""
+"""The fewest and the most pieces or shifted copies of a value whose sum is one of it."""
+_WAY = 32
+"""The most operations on the way from a piece to the term that is a function of it."""
+
+
+class Pieces(NamedTuple):
+    """What is summed piece by piece: a value, and whether the terms are the pieces themselves."""
+
+    source: Variable
+    whole: bool
 
 
 class Reductions:
-    """The reductions behind the values of a graph, found once."""
+    """The reductions behind the values of a graph, found once: `flow.analysis(Reductions)`."""
 
     def __init__(self, flow: Flow):
         self.flow = flow
@@ -91,28 +102,52 @@ class Reductions:
         inner = Reductions(Flow(body, self.flow.bodies, sources))
         return all(isinstance(o, Constant) or inner.behind(o) for o in body.outputs)
 
-    def sum_of_pieces(self, total: Variable) -> Variable | None:
-        """The value whose pieces or shifted copies, or functions of them, are summed, if any are.
+    def sum_of_pieces(self, total: Variable) -> Pieces | None:
+        """What a sum of pieces or shifted copies of one value, or of functions of them, sums.
 
         So local response norms are written, and sums in Python.
         """
+        return self._sums.get(total)
+
+    @cached_property
+    def _sums(self) -> dict[Variable, Pieces]:
+        """Of all totals in the order in which they run: one may be a statistic in the next."""
+        found: dict[Variable, Pieces] = {}
+        self.__dict__["_sums"] = found  # for those that are asked for meanwhile
+        for operation in self.flow.graph.operations:
+            if operation.name in _SUMS and self.flow.depends(operation.outputs[0]):
+                pieces = self._pieces(operation.outputs[0])
+                if pieces is not None:
+                    found[operation.outputs[0]] = pieces
+        return found
+
+    def _pieces(self, total: Variable) -> Pieces | None:
         fewest, most = _WINDOW
-        terms: list[Variable] = []
-        stack = [total]
-        while stack and len(terms) <= most:
-            current = stack.pop()
+        terms: dict[Operand, None] = {}
+        stack: list[Operand] = [total]
+        while stack:
+            current = self.flow.origin(stack.pop())
             producer = self.flow.made_by(current)
             if producer is not None and producer.name in _SUMS:
-                stack.extend(variables(producer.inputs))
-            elif current in self.flow.depending:
-                terms.append(current)
-        if not fewest <= len(terms) <= most:
+                stack.extend(self.flow.depending_inputs(producer))
+            elif current in terms or len(terms) == most:
+                return None
+            else:
+                terms[current] = None
+        if len(terms) < fewest:
             return None
-        pieces = [self._piece(term) for term in terms]
-        sources = {None if piece is None else self._moved_from(piece) for piece in pieces}
-        return sources.pop() if len({*pieces}) == len(terms) and len(sources) == 1 else None
+        pieces: set[Variable] = set()
+        source = None
+        for term in terms:
+            piece = self._piece(term)
+            before = None if piece is None or piece in pieces else self._moved_from(piece)
+            if before is None or source not in (None, before) or piece is None:
+                return None
+            pieces.add(piece)
+            source = before
+        return None if source is None else Pieces(source, pieces == {*terms})
 
-    def _piece(self, term: Variable) -> Variable | None:
+    def _piece(self, term: Operand) -> Variable | None:
         """The rearranged value that the term is an elementwise function of, statistics aside."""
         found, stack, seen = set(), [term], set()
         while stack:
@@ -121,7 +156,7 @@ class Reductions:
                 continue
             seen.add(current)
             producer = self.flow.producer.get(current)
-            if producer is None:
+            if producer is None or len(seen) > _WAY:
                 return None
             if producer.name in MOVES:
                 found.add(current)
@@ -143,7 +178,7 @@ class Reductions:
             (variable,) = before
 
     def reduced_from(self, reductions: Iterable[Operation]) -> set[Variable]:
-        """What is reduced, once or twice, and the values it is an elementwise function of."""
+        """What is reduced, at once or over and over, and what it is an elementwise function of."""
         found: set[Variable] = set()
         pending, seen = list(reductions), set()
         while pending:
