@@ -109,12 +109,15 @@ def _known(experiment: Experiment, set_name: str) -> list[dict[str, Any]]:
     """The rows of a set, if all are known: those of one machine are compared with one another."""
     if experiment.known is None:
         return []
-    rows = [r for r in json.loads(experiment.known.read_text())["rows"] if r["set"] == set_name]
-    found = {(row["method"], row["budget"], row["seed"]) for row in rows}
-    every = itertools.product(
-        {experiment.reference, *experiment.methods}, experiment.budgets, experiment.seeds
+    wanted = itertools.product(
+        _reference_first(experiment), experiment.budgets, experiment.seeds, (set_name,)
     )
-    return rows if found >= set(every) else []
+    rows = {
+        (row["method"], row["budget"], row["seed"], row["set"]): row
+        for row in json.loads(experiment.known.read_text())["rows"]
+    }
+    found = [rows.get(key) for key in wanted]
+    return [row for row in found if row is not None] if None not in found else []
 
 
 def _reference_first(experiment: Experiment) -> Iterator[str]:

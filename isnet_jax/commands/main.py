@@ -89,7 +89,8 @@ def exit_codes() -> Iterator[None]:
         told.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
     except OSError as error:
-        if error.errno not in (*_STORAGE, *_PLACES):
+        named = error.errno in _PLACES and error.filename is not None
+        if error.errno not in _STORAGE and not named:
             raise
         problem = _storage_problem if error.errno in _STORAGE else _place_problem
         told.print(f"[bold red]error:[/] {escape(problem(error))}", soft_wrap=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from isnet_jax.data.custom.readers.cells import rows_of
+from isnet_jax.data.custom.readers.cells import BLANK, rows_of
+from isnet_jax.data.custom.readers.names import normal, require_distinct
 from isnet_jax.data.split import Split
 from isnet_jax.errors import UserError, printable
 
@@ -69,9 +70,11 @@ def _read(table: Path) -> dict[str, str]:
                 "quote cells that hold commas."
             )
         image, group = (row[header.index(column)] for column in _COLUMNS)
-        if not group.strip():
+        group = normal(group.strip(BLANK))
+        if not group:
             raise UserError(f"{place} has no group. Write it.")
         if image in found:
             raise UserError(f"{place} names {printable(image)} again. Keep one row.")
         found[image] = group
+    require_distinct(found.values(), table, "groups")
     return found

@@ -55,8 +55,9 @@ def png(rows: list[bytes], size: tuple[int, int], colour: int, palette: bytes = 
 
 
 def test_twelve_bits_of_a_tiff_reach_white():
-    found = decode_image(twelve_bits(), ".tif", RULES)
-    np.testing.assert_array_equal(found, np.rint(SHADES * (65535 / 4095)))
+    for rules in (RULES, PixelRules(white=65535)):
+        found = decode_image(twelve_bits(), ".tif", rules)
+        np.testing.assert_array_equal(found, np.rint(SHADES * (65535 / 4095)))
     np.testing.assert_array_equal(decode_numbers(twelve_bits()), SHADES)
     np.testing.assert_array_equal(decode_values(twelve_bits()), SHADES)
 

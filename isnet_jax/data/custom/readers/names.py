@@ -91,14 +91,14 @@ def require_value(label: str) -> None:
         )
 
 
-def require_distinct(names: Iterable[str], place: object) -> None:
-    """Raises a `UserError` for classes that differ only in how they are written: see `plain`."""
+def require_distinct(names: Iterable[str], place: object, what: str = "classes") -> None:
+    """Raises a `UserError` for names that differ only in how they are written: see `plain`."""
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(plain(name), name)
         if other != name:
             raise UserError(
-                f"{printable(place)}: the classes {printable(repr(other))} and "
+                f"{printable(place)}: the {what} {printable(repr(other))} and "
                 f"{printable(repr(name))} differ only in how they are written. Write them alike, "
                 "or give them names that differ."
             )

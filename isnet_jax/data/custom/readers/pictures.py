@@ -294,7 +294,7 @@ def _opaque(picture: Image.Image, hidden: Stored) -> Image.Image:
 
 def _wide_grey(values: np.ndarray, white: int | None, hidden: Stored) -> Shaped[np.ndarray, "h w"]:
     low, high = int(values.min()), int(values.max())
-    limit = white or hidden.shown or 65535
+    limit = hidden.shown or white or 65535
     if low < 0 or high > limit:
         raise Rejected(
             f"holds values from {low:,} to {high:,}, expected 0 to {limit:,}",
