@@ -22,7 +22,7 @@ import optax
 import tyro
 from flax import nnx
 
-from isnet_jax import ISNetConfig, models
+from isnet_jax import Classification, ISNetConfig, models
 from isnet_jax.memory import keep_freed_memory
 from isnet_jax.training import build_step, compile_step, init_state, loss_function
 from isnet_jax.training.provenance import machine
@@ -63,7 +63,8 @@ def main(options: Benchmark) -> None:
     network = {"remat": True} if options.remat else {}
     model = models.create(options.network, num_classes=options.classes, rngs=nnx.Rngs(0), **network)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1e-3, momentum=0.9))
-    config = None if options.plain else ISNetConfig(variant="selective", batch_stats="gradient")
+    selective = ISNetConfig(variant="selective", batch_stats="gradient")
+    config = Classification() if options.plain else selective
     step = compile_step(build_step(model, loss_function(config), optimiser))
     state = init_state(model, optimiser, jax.random.key(0))
     shape = (options.batch, options.size, options.size)

@@ -24,6 +24,7 @@ TINY = ("--network", "small", "--size", "16", "--batch", "2")
             ("cost.json", "cost.md", "cost.png"),
         ),
         ("step_cost", (*TINY, "--repeats", "1"), "jax", ("step_cost.jsonl",)),
+        ("step_cost", (*TINY, "--repeats", "1", "--plain"), "jax", ("step_cost.jsonl",)),
         ("relevance_cost", (*TINY, "--repeats", "1"), "jax", ("relevance_cost.json",)),
         (
             "loader_throughput",
