@@ -8,6 +8,14 @@ import pytest
 from isnet_jax.training.termination import Termination, interrupted_afterwards
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Ctrl-C, which shells let processes in the background ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_ctrl_c_in_a_write_counts_afterwards():
     written = []
 
