@@ -1,20 +1,14 @@
 """The objectives on a hard set, at their smallest, and once more where a table holds all rows."""
 
-import importlib
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
-
-def test_a_row_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(EXPERIMENTS)
-    hard_backgrounds = importlib.import_module("hard_backgrounds")
-
+def test_a_row_is_trained_once(tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch):
+    hard_backgrounds = script("hard_backgrounds")
     experiment = hard_backgrounds.Experiment(
         sets=("decoy",),
         objectives=("exchange, consistent",),
@@ -36,4 +30,3 @@ def test_a_row_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     elsewhere = replace(experiment, known=table, out=tmp_path / "elsewhere")
     hard_backgrounds.main(elsewhere)
     assert json.loads((elsewhere.out / "table.json").read_text())["rows"] == rows
-    sys.modules.pop("hard_backgrounds")

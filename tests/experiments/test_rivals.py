@@ -1,20 +1,14 @@
 """The comparison of methods, at its smallest, and once more where all is kept."""
 
-import importlib
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
-
-def test_two_methods_one_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(EXPERIMENTS)
-    rivals = importlib.import_module("rivals")
-
+def test_two_methods_one_set(tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch):
+    rivals = script("rivals")
     experiment = rivals.Experiment(
         sets=("decoy",),
         methods=("swap",),
@@ -41,4 +35,3 @@ def test_two_methods_one_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rivals.main(elsewhere)
     assert json.loads((elsewhere.out / "table.json").read_text())["rows"] == [isnet, swap]
     assert sorted(path.name for path in elsewhere.out.iterdir()) == ["table.json", "table.md"]
-    sys.modules.pop("rivals")

@@ -27,8 +27,8 @@ def with_groups_of(splits: Mapping[str, Split], table: Path) -> dict[str, Split]
         are passed over.
 
     Raises:
-      UserError: no such table, other columns, an image in two rows or without a group, or training
-        or validation images that it lacks.
+      UserError: no such table, other columns, an image in two rows or without a group, groups that
+        differ only in how they are written, or training or validation images that it lacks.
     """
     named = _read(table)
     found = dict(splits)
