@@ -47,6 +47,7 @@ HEATMAPS = (
 )
 SIDES = ("torch", "torch-compile", "zennit", "authors")
 AUTHORS = ("resnet18", "resnet50", "densenet121")
+PARTS = [f"{part}/{name}" for part, names in NAMES.items() for name in names]
 _UNTRIED = [("checks", name) for name in ("golden", "devices", "launchers", "precisions")]
 
 
@@ -81,7 +82,7 @@ class Work:
 
 
 def all_work() -> list[Work]:
-    """The most valuable rows first; the very first one compiles with nothing beside it."""
+    """The most valuable rows first."""
 
     def steps(networks: Iterable[str], modes: Iterable[str], precisions=PRECISIONS):
         modes, precisions = tuple(modes), tuple(precisions)
@@ -93,22 +94,18 @@ def all_work() -> list[Work]:
     variants = [
         Work("step", n, v, "float32") for v in VARIANTS for n in ("densenet121", "resnet50")
     ]
+    # A batch of rows is ready when its slowest is: DenseNet121's go together.
     order = [
-        *steps(["densenet121"], ["selective"], ["float32"]),
-        *steps(["resnet50"], ["selective", "jax-derivatives", "plain"], ["float32"]),
-        *steps(["resnet50"], core, ["bfloat16"]),
-        *heatmaps[:2],
-        *steps(["resnet18"], core, ["float32"]),
-        *steps(["resnet50", "densenet121"], ["no-fusion-autotuner"], ["float32"]),
-        *steps(["densenet121"], core, ["float32"]),
-        *steps(["vit_b_16", "vgg16"], core, ["float32"]),
-        *steps(["densenet121"], core, ["bfloat16"]),
-        *steps(["resnet18", "vgg16", "vit_b_16", "compact"], core),
-        *steps(ROWS, ["quarter"], ["float32"]),
-        *steps(["densenet121", "resnet18"], ["original"], ["float32"]),
-        *heatmaps[2:5],
+        *steps(["resnet50", "resnet18", "vit_b_16", "vgg16"], core, ["float32"]),
+        *heatmaps[:5],
+        *steps(["resnet50", "resnet18"], ["quarter"], ["float32"]),
+        *steps(["densenet121"], core),
+        *steps(["densenet121"], ["quarter", "no-fusion-autotuner"], ["float32"]),
+        *steps(["resnet50", "resnet18", "vit_b_16", "vgg16"], core, ["bfloat16"]),
+        *steps(["resnet18"], ["original", "stochastic"], ["float32"]),
+        *steps(["densenet121"], ["original"], ["float32"]),
         *variants,
-        *steps(ROWS, ["quarter", "original", "stochastic"]),
+        *steps(ROWS, MODES),
         *heatmaps[5:],
     ]
     return list(dict.fromkeys(order))
@@ -310,8 +307,8 @@ class Run:
     def parts(self) -> None:
         """One process after the other, told line by line; the largest batches need all memory."""
         self._one_row_is_done.wait()
-        for part, name in ((p, name) for p in self.options.parts for name in NAMES[p]):
-            key = f"{part}/{name}"
+        for key in (k for chosen in self.options.parts for k in PARTS if k.startswith(chosen)):
+            part, name = key.split("/")
             there = self.results.found["parts"].get(key, {"complete": False})
             if there.get("complete", True) or ("torch" in name and "torch" not in self._sides):
                 continue
@@ -377,7 +374,10 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--rows", **some, choices=networks, default=[], help="networks; none: all")
     parser.add_argument("--modes", **some, choices=modes, default=[], help="none: all")
     parser.add_argument("--precisions", **some, choices=PRECISIONS, default=list(PRECISIONS))
-    parser.add_argument("--parts", **some, choices=NAMES, default=list(NAMES))
+    parts = [*NAMES, *PARTS]
+    parser.add_argument(
+        "--parts", **some, choices=parts, default=list(NAMES), metavar="PART[/NAME]"
+    )
     parser.add_argument("--without", **some, choices=SIDES, default=[], help="sides to leave out")
     parser.add_argument("--authors", default="", help="folder of the authors' code: a third side")
     parser.add_argument("--cache", default="", help="folder of JAX's persistent compilation cache")

@@ -85,7 +85,7 @@ def prepare_jax(cache: str) -> Any:
 
 
 # Steps of PyTorch need much memory at their first, where cuDNN tries its kernels: not all at once.
-_TORCH_SLOTS = 2
+_TORCH_SLOTS = 3
 
 
 def make_slots(*folders: Path) -> None:
