@@ -1,8 +1,9 @@
 """torchvision's vision transformer with the rules of LRP as autograd functions.
 
-While `explaining`, a backward pass gives half to each factor of a product of two relevant values,
-takes the scale of layer norms as a constant and, at a GELU, is y / (x + epsilon * sign x): this is
-LRP-Flex, or with epsilon 0 AttnLRP. Otherwise it is the derivative. It can be differentiated again.
+While `explaining`, a backward pass takes the scale of layer norms as a constant. With epsilon 0 it
+is AttnLRP: half to each factor of a product of two relevant values, y / x at a GELU. Else it is
+LRP-Flex: the derivative, at a GELU times x / (x + epsilon * sign x). Otherwise it is the
+derivative. It can be differentiated again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ def is_explaining() -> bool:
     return bool(_epsilons)
 
 
+def _is_attn_lrp() -> bool:
+    return is_explaining() and _epsilons[-1] == 0
+
+
 @contextlib.contextmanager
 def explaining(epsilon: float = EPSILON) -> Iterator[None]:
     _epsilons.append(epsilon)
@@ -38,7 +43,7 @@ class _Half(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return g * 0.5 if is_explaining() else g
+        return g * 0.5 if _is_attn_lrp() else g
 
 
 class _FlexGelu(torch.autograd.Function):
@@ -50,11 +55,12 @@ class _FlexGelu(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
-        if not is_explaining():
-            return torch.ops.aten.gelu_backward(g, x)
-        if _epsilons[-1] == 0:  # gelu(x) / x
+        if _is_attn_lrp():  # gelu(x) / x
             return g * (0.5 + 0.5 * torch.erf(x * 0.5**0.5))
-        return g * (F.gelu(x) / torch.where(x >= 0, x + _epsilons[-1], x - _epsilons[-1]))
+        derivative = torch.ops.aten.gelu_backward(g, x)
+        if not is_explaining():
+            return derivative
+        return derivative * (x / torch.where(x >= 0, x + _epsilons[-1], x - _epsilons[-1]))
 
 
 class _Norm(torch.autograd.Function):

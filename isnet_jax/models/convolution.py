@@ -164,6 +164,9 @@ def _direct(geometry: Geometry, x: Array, kernel: Array) -> Array:
 
 def _input_gradient_by_xla(geometry: Geometry, g: Array, kernel: Array) -> Array:
     """A convolution of the spread gradient with the turned kernel."""
+    if geometry.stride > 1:
+        # XLA moves the turn beyond what made the kernel, and cuDNN then convolves the zeros too.
+        kernel = lax.optimization_barrier(kernel)
     pads = [
         (size - 1 - geometry.padding, whole + geometry.padding - 1 - (count - 1) * geometry.stride)
         for size, whole, count in (
