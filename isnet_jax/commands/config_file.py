@@ -45,10 +45,19 @@ for _tag, _pattern in _NUMBERS.items():
     _Loader.add_implicit_resolver(_tag, re.compile(_pattern), [*"-+.0123456789"])
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either kind of YAML, the library's or ours, would take for a number."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, ()), *resolvers]
+        for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+    }
+
+
 def to_yaml(options: Any) -> str:
     """Options as a YAML text that `from_yaml` reads."""
     values = options if isinstance(options, dict) else to_dict(options)
-    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=None)
 
 
 def from_yaml(kind: type[T], path: Path, *, default: T | None = None) -> T:

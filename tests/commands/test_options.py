@@ -35,6 +35,7 @@ ODD = ISNetConfig(
     [
         *CONFIGS.values(),
         OwnDataJob(Path("a b/é"), profile_steps=(1, 3)),
+        *(OwnDataJob(Path(name)) for name in ("1.5e3", "010", "1:30", ".5", "yes", "2020-01-01")),
         ISNET,
         PLAIN,
         dataclasses.replace(ISNET, objective=ODD),
