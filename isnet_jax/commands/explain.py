@@ -142,6 +142,11 @@ def _read_all(files: list[Path], shape: tuple[int, ...], options: Explain) -> np
 
 
 def _class_number(target: str, names: tuple[str, ...]) -> int:
+    if names.count(target) > 1:
+        numbers = ", ".join(str(number) for number, name in enumerate(names) if name == target)
+        raise UserError(
+            f"--target {printable(target)} is the name of the classes {numbers}. Give the number."
+        )
     if target in names:
         return names.index(target)
     if target.isdecimal() and int(target) < len(names):

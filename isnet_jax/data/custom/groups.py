@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from isnet_jax.data.custom.readers.cells import BLANK, rows_of
-from isnet_jax.data.custom.readers.names import normal, require_distinct
+from isnet_jax.data.custom.readers.names import normal, require_distinct, require_values
 from isnet_jax.data.split import Split
 from isnet_jax.errors import UserError, printable
 
@@ -77,4 +77,5 @@ def _read(table: Path) -> dict[str, str]:
             raise UserError(f"{place} names {printable(image)} again. Keep one row.")
         found[image] = group
     require_distinct(found.values(), table, "groups")
+    require_values(set(found.values()), table, "group")
     return found

@@ -117,6 +117,8 @@ def test_the_largest_of_several_classes(tmp_path: Path):
         (xml(("dog", (-0.8, -0.8, 0.75, 0.75))), "at most 0.75, as shares of the image are"),
         (sized(8, "x"), "has the size '8', 'x', expected two numbers"),
         (sized(16, 9), "is 8 x 8 pixels, but its annotations are for 9 x 16"),
+        (xml(("dog", BOX)).replace(b"<name>", b"<name>cat</name><name>"), "two of name"),
+        (xml(("dog", BOX)).replace(b"<bndbox>", b"<bndbox/><bndbox>"), "two of bndbox"),
         (b"<a><object><name>dog</name></object></a>", "has the box None"),
     ],
 )

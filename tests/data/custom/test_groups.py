@@ -39,6 +39,7 @@ def test_groups_are_classes_and_what_the_table_says(tmp_path: Path):
         ("image,group\n0,a\n1\n", "line 3 has 1 cells, but the header 2"),
         ("image,group\n0, \n", "line 2 has no group"),
         ("image,group,group\n0,a,b\n", "has two columns 'group'"),
+        ("image,group\n0,NaN\n", "a group is called 'NaN', which tables hold where a value is"),
         ("image,group\n0,water\n1, Water\n", "the groups 'water' and 'Water' differ only in how"),
     ],
 )

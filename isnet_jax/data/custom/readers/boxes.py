@@ -127,6 +127,9 @@ def _parsed(data: bytes) -> tuple[tuple[int, int] | None, list[tuple[str, Box]]]
         raise Rejected(f"is not XML ({error})", "Save the annotation again") from error
     found = []
     for entry in root.iter("object"):
+        for part in ("name", "bndbox"):
+            if len(entry.findall(part)) > 1:
+                raise Rejected(f"has an object with two of {part}", "Keep one, or part the object")
         given = [entry.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
         sides = coordinates.numbers(given, coordinates.of_text, "box")
         name = normal((entry.findtext("name") or "").strip())

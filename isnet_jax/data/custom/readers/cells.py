@@ -30,6 +30,14 @@ def rows_of(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             f"{shown} line {reader.line_num}: not a CSV table ({error}). "
             'Expected commas between cells, and quotes as in "a, b".'
         ) from error
+    for number, row in rows:
+        for cell in row:
+            bare = cell.strip()
+            if len(bare) > 1 and bare[0] == bare[-1] == '"':
+                raise UserError(
+                    f"{shown} line {number}: a cell has quotes that are no part of it: "
+                    f"{printable(bare[:40])}. Put no blanks between commas and quotes."
+                )
     if not rows:
         raise UserError(f"{shown} has no rows. Expected a header and rows.")
     header = [cell.strip(BLANK) for cell in rows[0][1]]

@@ -14,8 +14,8 @@ _MARGIN: Final = 1.0
 _REMEDY: Final = "Correct its segmentation"
 
 
-def check(segmentation: Any, height: int, width: int) -> float:
-    """The area of a segment in pixels, about, once it is known to be drawable.
+def check(segmentation: Any, height: int, width: int) -> None:
+    """Whether a segment can be drawn.
 
     Args:
         segmentation: a list of polygons [x1, y1, x2, y2, ...], or run lengths {"counts", "size"}.
@@ -25,11 +25,13 @@ def check(segmentation: Any, height: int, width: int) -> float:
         Rejected: it is neither, or does not fit the image.
     """
     if isinstance(segmentation, dict):
-        return float(sum(_runs(segmentation, height, width)[1::2]))
+        _runs(segmentation, height, width)
+        return
     if not isinstance(segmentation, list) or not segmentation:
         remedy = f"{_REMEDY}, or draw masks from the boxes: --boxes"
         raise Rejected("has a segment that is neither polygons nor run lengths", remedy)
-    return sum(_polygon_area(polygon, height, width) for polygon in segmentation)
+    for polygon in segmentation:
+        _require_polygon(polygon, height, width)
 
 
 def require_pixels(segmentations: Iterable[Any], height: int, width: int) -> None:
@@ -94,7 +96,7 @@ def _high(values: np.ndarray) -> float:
     return np.ceil(values.max())
 
 
-def _polygon_area(polygon: Any, height: int, width: int) -> float:
+def _require_polygon(polygon: Any, height: int, width: int) -> None:
     numbers = isinstance(polygon, list) and all(map(coordinates.is_number, polygon))
     if not numbers or len(polygon) < 6 or len(polygon) % 2:
         raise Rejected("has a polygon that is not a list of three or more points x, y", _REMEDY)
@@ -105,8 +107,6 @@ def _polygon_area(polygon: Any, height: int, width: int) -> float:
             raise Rejected(
                 f"has a polygon with {place}, outside of its image of {width} x {height}", _REMEDY
             )
-    x, y = np.array(polygon[::2], np.float64), np.array(polygon[1::2], np.float64)
-    return float(abs(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) / 2)
 
 
 def _runs(segmentation: dict[str, Any], height: int, width: int) -> list[int]:

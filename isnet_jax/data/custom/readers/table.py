@@ -82,6 +82,7 @@ class CsvSource:
                 problems.append(Problem(place, error.wrong, error.remedy))
         given = {sample.split for sample in samples if sample.split is not None}
         names.require_distinct(columns or sorted(named), self.table)
+        names.require_apart(sorted(named), self.table)
         # Rows whose split is refused are among the problems: they may be those that lack.
         refused = any(problem.wrong.startswith("has the split") for problem in problems)
         if given and not refused:
@@ -192,12 +193,18 @@ def _labels(cells: dict[str, str], single: bool, columns: list[str]) -> tuple[st
         if not label:
             raise Rejected("has no label", "Write its class")
         names.require_value(label)
+        if _SEPARATOR in label:
+            raise Rejected(
+                f"has the label {label!r}, with the mark between several",
+                "Write one class, or call the column labels",
+            )
         return _printable((label,))
     text = cells["labels"].strip(BLANK)
     labels = tuple(part.strip(BLANK) for part in text.split(_SEPARATOR)) if text else ()
     for label in labels:
         names.require_value(label)
-    if "" in labels or len(set(labels)) < len(labels):
+    listed = text.startswith("[") and text.endswith("]")
+    if listed or ";" in text or "" in labels or len(set(labels)) < len(labels):
         raise Rejected(
             f"has the labels {text!r}", f"Write each class once, separated by {_SEPARATOR}"
         )

@@ -139,6 +139,7 @@ class VocSource:
                 f"at most {_VOID - 1}."
             )
         names.require_distinct(found, path)
+        names.require_values(found, path)
         for name in self.categories:
             if name not in found:
                 raise UserError(printable(suggest(name, found, what="category")))
