@@ -16,7 +16,7 @@ from tensorflow_datasets.core import DatasetBuilder
 from isnet_jax.commands import run_folder, train
 from isnet_jax.commands.network import network_of_run
 from isnet_jax.commands.options import TrainingJob, networks_of
-from isnet_jax.commands.terminal import say
+from isnet_jax.commands.terminal import say, warn
 from isnet_jax.commands.trained import Reading
 from isnet_jax.data import Split, load_split, open_prepared
 from isnet_jax.data.custom.builder import MANIFEST
@@ -71,7 +71,9 @@ class _Trained:
     data: Path
     content: str
     plain_epochs: int
+    isnet: ISNetConfig
     method: str = "isnet"
+    reading: Reading = dataclasses.field(default_factory=Reading)
 
 
 def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
@@ -158,7 +160,8 @@ def opened(
     builder = open_prepared(data)
     require_splits(builder)
     known = known_by_content(data, {"content": trained.content})
-    same = known["content"] == known_of(data)["content"]
+    now = known_of(data)
+    same = known["content"] == now["content"]
     if other is None and not same:
         raise UserError(
             f"{printable(data)} was prepared anew since {printable(folder)} was trained, from "
@@ -169,6 +172,11 @@ def opened(
     networks, descriptions = zip(*(network_of_run(folder / name) for name in names), strict=True)
     splits = splits_of(builder, console)
     _require_fit(descriptions[0], splits["train"], data)
+    _require_task(trained.isnet, builder, data)
+    if trained.reading.grey and not now["reading"]["grey"]:
+        warn(
+            console, f"{data} has images in colour; the networks were trained on grey images alone"
+        )
     if not same:
         say(console, f"{data} is not what {folder} was trained on")
     return dict(zip(names, networks, strict=True)), splits
@@ -201,6 +209,16 @@ def _require_fit(description: ModelDescription, split: Split, data: Path) -> Non
             f"{printable(data)} has images of {size[0]} x {size[1]} pixels (height x width); the "
             f"networks expect {wanted[0]} x {wanted[1]}. Prepare them again with --size "
             f"{wanted[0]} {wanted[1]}."
+        )
+
+
+def _require_task(isnet: ISNetConfig, builder: DatasetBuilder, data: Path) -> None:
+    kinds = ("one class in each image", "any number of classes in an image (multi-label)")
+    found, known = _multi_label(builder), isnet.classification.task == "multilabel"
+    if found != known:
+        raise UserError(
+            f"{printable(data)} has {kinds[found]}; the networks expect {kinds[known]}. Prepare "
+            "the data with such labels."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from isnet_jax.commands.images import Drawing, image_files, pictures_of, progress, read_batches
 from isnet_jax.commands.network import NetworkChoice, chosen_network, chosen_rules, files_of
-from isnet_jax.commands.terminal import say
+from isnet_jax.commands.terminal import say, warn
 from isnet_jax.data.custom.picture import WrongSize, read_image
 from isnet_jax.data.custom.readers.pictures import PixelRules
 from isnet_jax.data.custom.readers.samples import Rejected
@@ -62,7 +63,7 @@ def run(options: Explain, console: Console) -> None:
     """
     _check_suffixes(options)
     rules = chosen_rules(options)
-    files = image_files(options.images, "explain")
+    files = image_files(options.images, "explain", functools.partial(warn, console))
     one = options.out.suffix.lower() == ".png"
     if one and len(files) > _MOST_ROWS:
         raise UserError(

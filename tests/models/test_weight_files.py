@@ -346,6 +346,16 @@ def test_timms_vgg_has_convolutions_for_dense_layers():
     assert jax.tree.leaves(nnx.state(model))
 
 
+def test_two_arrays_of_one_name():
+    model = models.create("vit_compact", num_classes=3, rngs=nnx.Rngs(0))
+    arrays = state_dict(model)
+    twice = {**arrays, "head.bias": arrays["heads.head.bias"]}
+    with pytest.raises(
+        UserError, match=r"heads\.head\.bias and head\.bias, which are two names of"
+    ):
+        models.load_torch(model, twice)
+
+
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "_orig_mod.module.model."])
 def test_prefixes_of_training_programs(prefix: str):
     model = network()

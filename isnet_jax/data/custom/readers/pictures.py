@@ -32,7 +32,7 @@ SUFFIXES: Final = frozenset(
 )  # fmt: skip
 CONVERT: Final = "Convert it to PNG or JPEG"
 # Pictures that cameras and programs write and that are not read here.
-_FOREIGN: Final = frozenset(
+FOREIGN: Final = frozenset(
     (
         ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".psd", ".svg", ".eps", ".pdf", ".exr",
         ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".nii", ".npy",
@@ -101,7 +101,7 @@ class MaskFile:
 def no_picture(path: Path, place: str) -> Problem:
     """What is wrong with a file whose suffix is none of `SUFFIXES`."""
     suffix = path.suffix.lower()
-    remedy = CONVERT if suffix in _FOREIGN else "Remove or rename it"
+    remedy = CONVERT if suffix in FOREIGN else "Remove or rename it"
     return Problem(place, f"is no image by its name (suffix {path.suffix!r})", remedy)
 
 
