@@ -124,6 +124,21 @@ def test_grey_masks_need_a_threshold_that_is_reached():
         binary(np.zeros((2, 2), np.uint8), None)
 
 
+def test_thresholds_of_8_bits_are_none_of_16():
+    values = np.array([[0, 2000, 60000]], np.uint16)
+    with pytest.raises(Rejected, match="values up to 60,000, and the threshold is 128"):
+        binary(values, 128)
+    assert binary(values, 1).tolist() == [[False, True, True]]
+    assert binary(values, 32768).tolist() == [[False, False, True]]
+    assert binary(values // 256, 128).tolist() == [[False, False, True]]
+
+
+def test_dicom_is_no_mask():
+    for decode in (decode_values, decode_numbers):
+        with pytest.raises(Rejected, match="is DICOM, which is read as an image"):
+            decode(bytes(128) + b"DICM")
+
+
 def test_masks_with_colours_are_refused():
     with pytest.raises(Rejected, match="with colours"):
         decode_values(own.png(own.pixels(0)))

@@ -58,16 +58,23 @@ def drawn(boxes: Sequence[Box], height: int, width: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class GivenBoxes:
-    """Boxes and classes that a table names."""
+    """Boxes and classes that a table names.
+
+    Attributes:
+        size: height and width that were annotated; None where they are not told.
+    """
 
     boxes: tuple[Box, ...]
     labels: tuple[str, ...]
+    size: tuple[int, int] | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
         return ()
 
     def read(self, height: int, width: int, contents: Contents) -> Annotated:
+        if self.size is not None:
+            coordinates.require_size(self.size, height, width)
         return Annotated(drawn(self.boxes, height, width), self.labels)
 
 

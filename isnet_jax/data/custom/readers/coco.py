@@ -123,7 +123,7 @@ class CocoSource:
             name = entry.get("name")
             if not isinstance(name, str) or not name.strip() or not name.isprintable():
                 raise UserError(f"{place} has no name. {_REMEDY}.")
-            name = normal(name)
+            name = normal(name.strip())
             if key in ids or (key in used and name in names.values()):
                 raise UserError(f"{place} repeats the id or name of another. {_REMEDY}.")
             ids.add(key)

@@ -219,13 +219,21 @@ def _require_colours(picture: Image.Image, numbers: Shaped[np.ndarray, "h w"]) -
 def binary(values: Shaped[np.ndarray, "h w"], threshold: int | None) -> Bool[np.ndarray, "h w"]:
     """The foreground of a mask.
 
-    With a threshold, foreground is what reaches it. Without, it is every pixel above 0, and all of
+    With a threshold, foreground is what reaches it; one of 8 bits, but for 1, is none of values
+    with more. Without, it is every pixel above 0, and all of
     them must have the same value.
 
     Raises:
-        Rejected: there are several values above 0, or no foreground.
+        Rejected: there are several values above 0, or no foreground, or it is of other values.
     """
     if threshold is not None:
+        if 1 < threshold <= 255 < values.max():
+            raise Rejected(
+                f"is a mask of more than 8 bits, with values up to {values.max():,}, and the "
+                f"threshold is {threshold}",
+                "Save it with 8 bits as the others are, or give a threshold for its values "
+                "(--mask-threshold)",
+            )
         mask = values >= threshold
         if not mask.any():
             raise Rejected(
@@ -263,6 +271,8 @@ def _open(data: bytes) -> tuple[Image.Image, Stored]:
     """A decoded picture of one frame, upright; of a photograph with previews the photograph."""
     if data[4:8] == b"ftyp":
         raise Rejected("is a HEIC, AVIF or film file", CONVERT)
+    if data[128:132] == b"DICM":
+        raise Rejected("is DICOM, which is read as an image and not as a mask", "Save it as PNG")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

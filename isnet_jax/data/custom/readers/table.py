@@ -32,9 +32,10 @@ class CsvSource:
     """A table with a row per image.
 
     Its columns: `image`, a path; `mask`, a path, or empty where there is no mask; or instead
-    `xmin`, `ymin`, `xmax`, `ymax`, a box as a coarse mask, in pixels from the image's corner; one
-    of: `label`, the image's class; `labels`, any number of classes separated by `|`; several
-    columns of 0 and 1, named like the classes; and, if wanted, `split`.
+    `xmin`, `ymin`, `xmax`, `ymax`, a box as a coarse mask, in pixels from the image's corner, with
+    `width` and `height` of the image, if wanted, which must be its; one of: `label`, the image's
+    class; `labels`, any number of classes separated by `|`; several columns of 0 and 1, named like
+    the classes; and, if wanted, `split`.
 
     Attributes:
         table: the CSV file: UTF-8, commas, a header.
@@ -174,8 +175,17 @@ class CsvSource:
         sides = [cells[side].strip() for side in _BOX if side in cells]
         if any(sides):
             corners = coordinates.numbers(sides, coordinates.of_text, "box")
-            annotation = GivenBoxes((box(*corners),), labels)
+            annotation = GivenBoxes((box(*corners),), labels, None if columns else _size(cells))
         return Sample(relative(image, self.root), image, annotation, split), labels
+
+
+def _size(cells: dict[str, str]) -> tuple[int, int] | None:
+    """Height and width of the image that was annotated, where the table has such columns."""
+    given = [cells.get(name, "").strip() for name in ("height", "width")]
+    if not all(given):
+        return None
+    height, width = coordinates.numbers(given, coordinates.of_text, "size")
+    return int(height), int(width)
 
 
 def _labels(cells: dict[str, str], single: bool, columns: list[str]) -> tuple[str, ...]:
