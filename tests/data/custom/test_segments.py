@@ -98,3 +98,12 @@ def test_many_segments_take_the_memory_of_one():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 6 * side * side
+
+
+def test_fine_outlines_cost_what_they_cross():
+    side, count = 1000, 300_000
+    turns = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    circle = 500 + 400 * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    mask = np.zeros((side, side), bool)
+    draw([circle.ravel().tolist()], mask)  # In well under a second, not in count * side steps.
+    assert abs(mask.sum() / (np.pi * 400**2) - 1) < 1e-3

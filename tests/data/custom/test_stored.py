@@ -268,3 +268,32 @@ def _saved(picture: Image.Image, kind: str) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, kind)
     return buffer.getvalue()
+
+
+def test_a_tiff_with_smaller_copies_of_it():
+    def pages(*kinds: int) -> bytes:
+        """A TIFF whose pages differ in what they are: 0, a picture, or 1, a smaller copy."""
+        data = bytearray(tiff(bytes(range(16)), 8, _254=kinds[0]))
+        place = 8 + 16
+        for kind in kinds[1:]:
+            next_place = place + 2 + 12 * 10
+            data[next_place : next_place + 4] = struct.pack("<I", len(data))
+            place = len(data)
+            data += tiff(b"", 8, _254=kind, _279=16)[8:]
+        return bytes(data)
+
+    for kinds, read in (((0, 1, 1), True), ((0, 0), False), ((1, 0), False), ((0, 1, 0), False)):
+        if read:
+            found = decode_image(pages(*kinds), ".tif", RULES)
+            np.testing.assert_array_equal(found.ravel(), range(16))
+        else:
+            with pytest.raises(Rejected, match=f"holds {len(kinds)} pictures"):
+                decode_image(pages(*kinds), ".tif", RULES)
+
+
+def test_a_gif_whose_frame_leaves_parts_out():
+    data = bytearray(_saved(Image.new("P", (4, 4), 1), "GIF"))
+    decode_image(bytes(data), ".gif", RULES)
+    data[6:8] = struct.pack("<H", 5)  # The width of the whole.
+    with pytest.raises(Rejected, match="parts without a colour"):
+        decode_image(bytes(data), ".gif", RULES)

@@ -38,6 +38,8 @@ FOREIGN: Final = frozenset(
         ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".nii", ".npy",
     )
 )  # fmt: skip
+_SUBFILE: Final = 254  # TIFF's tag
+_MOST_COPIES: Final = 32
 _EIGHT_BIT_GREY: Final = ("1", "L", "LA")
 
 
@@ -312,8 +314,23 @@ def _require_sane(picture: Any) -> None:
     if width < 1 or height < 1:
         raise Rejected("has no pixels", "Copy it again")
     # Cameras and phones put previews, depth and gain maps behind the photograph (MPO).
-    if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
-        raise Rejected(f"holds {picture.n_frames} pictures", "Save one picture a file")
+    frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
+    if frames > 1 and not (picture.format == "TIFF" and _are_smaller_copies(picture, frames)):
+        raise Rejected(f"holds {frames} pictures", "Save one picture a file")
+    if picture.format == "GIF" and picture.tile[0].extents != (0, 0, width, height):
+        raise Rejected("has parts without a colour: its frame leaves them out", "Save it as PNG")
+
+
+def _are_smaller_copies(picture: Any, frames: int) -> bool:
+    """Whether all pictures of a TIFF but the first are it in less resolution, as viewers need."""
+    if frames > _MOST_COPIES:
+        return False
+    reduced = []
+    for number in range(frames):
+        picture.seek(number)
+        reduced.append(bool(picture.tag_v2.get(_SUBFILE, 0) & 1))
+    picture.seek(0)
+    return not reduced[0] and all(reduced[1:])
 
 
 def _too_large(size: str = "too many pixels") -> Rejected:

@@ -11,6 +11,7 @@ from isnet_jax.data.custom.readers.samples import Rejected
 
 # Annotation tools place corners on the border, and round.
 _MARGIN: Final = 1.0
+_CROSSINGS: Final = 1 << 16
 _REMEDY: Final = "Correct its segmentation"
 
 
@@ -76,14 +77,21 @@ def _fill(polygon: Float64[np.ndarray, " coordinates"], mask: Bool[np.ndarray, "
     )
     edges = np.stack([x, y, np.roll(x, -1), np.roll(y, -1)], axis=1)
     changes = np.zeros((bottom - top, right - left + 1), np.uint8)
-    for start in range(0, len(edges), width):  # Never more than the image has pixels.
-        x0, y0, x1, y1 = edges[start : start + width].T
-        centres = np.arange(top, bottom)[:, None] + 0.5
-        row, edge = np.nonzero((y0 <= centres) != (y1 <= centres))
+    step = max(width, _CROSSINGS // max(1, bottom - top))
+    for start in range(0, len(edges), step):  # Crossings are few, or as many as there are pixels.
+        x0, y0, x1, y1 = edges[start : start + step].T
+        first_row, end_row = (
+            np.clip(np.ceil(side(y0, y1) - 0.5), top, bottom).astype(int)
+            for side in (np.minimum, np.maximum)
+        )
+        counts = end_row - first_row
+        edge = np.repeat(np.arange(len(counts)), counts)
+        before = np.cumsum(counts) - counts
+        row = np.arange(len(edge)) - before[edge] + first_row[edge]
         slope = (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
-        crossing = x0[edge] + (row + top + 0.5 - y0[edge]) * slope
+        crossing = x0[edge] + (row + 0.5 - y0[edge]) * slope
         first = np.clip(np.ceil(crossing - 0.5), left, right).astype(int) - left
-        np.add.at(changes, (row, first), 1)
+        np.add.at(changes, (row - top, first), 1)
     np.cumsum(changes, axis=1, dtype=np.uint8, out=changes)
     mask[top:bottom, left:right] |= (changes[:, :-1] & 1).view(bool)
 
