@@ -23,6 +23,7 @@ from isnet_jax.data.custom.builder import MANIFEST
 from isnet_jax.data.custom.fingerprints import content
 from isnet_jax.data.custom.groups import with_groups_of
 from isnet_jax.data.custom.preparation import record_of
+from isnet_jax.data.custom.readers.samples import Rejected, read_regular
 from isnet_jax.errors import UserError, printable
 from isnet_jax.evaluation.judge import Splits
 from isnet_jax.objective.config import ISNetConfig
@@ -71,7 +72,7 @@ class _Trained:
     data: Path
     content: str
     plain_epochs: int
-    isnet: ISNetConfig
+    isnet: ISNetConfig = dataclasses.field(default_factory=ISNetConfig)
     method: str = "isnet"
     reading: Reading = dataclasses.field(default_factory=Reading)
 
@@ -112,11 +113,11 @@ def _digest(file: Path) -> str:
       UserError: it cannot be read.
     """
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
+        return hashlib.sha256(read_regular(file)).hexdigest()
+    except Rejected as error:
         raise UserError(
-            f"{printable(file)} cannot be read ({error.strerror or error}). Expected a CSV table "
-            "with the columns image and group."
+            f"{printable(file)} {error.wrong}. Expected a CSV table with the columns image and "
+            "group."
         ) from error
 
 

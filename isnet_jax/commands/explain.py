@@ -23,6 +23,7 @@ from isnet_jax.data.custom.readers.samples import Rejected
 from isnet_jax.errors import UserError, printable, suggest
 from isnet_jax.evaluation.background import Explained, explain_classes
 from isnet_jax.files import check_outputs, write_atomically
+from isnet_jax.models.unet import UNet
 from isnet_jax.report.heatmaps import is_ours, panel, save_png
 
 _BATCH = 8
@@ -71,6 +72,11 @@ def run(options: Explain, console: Console) -> None:
             "folder, such as --out heatmaps."
         )
     network = chosen_network(options)
+    if isinstance(network.model, UNet):
+        raise UserError(
+            "the network is a segmenter, whose answers are pixels; expected a classifier. Its "
+            "masks are drawn by isnet-jax prepare folder IMAGES --masks-by RUN."
+        )
     target = None if options.target is None else _class_number(options.target, network.class_names)
     pictures = [options.out] * len(files) if one else pictures_of(files, options.out)
     inputs = [*files, *files_of(options)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -88,10 +89,8 @@ class NetworkChoice:
     @property
     def count(self) -> int | None:
         """The number of classes, if `classes` is one."""
-        try:
-            return None if self.classes is None else int(self.classes)
-        except ValueError:
-            return None
+        number = re.fullmatch(r"\s*[+-]?\d{1,99}\s*", self.classes or "", re.ASCII)
+        return None if number is None else int(number[0])
 
 
 @dataclasses.dataclass(frozen=True)

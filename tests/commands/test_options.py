@@ -129,6 +129,11 @@ def numbers(kind: type, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 JOBS = (BiasedDigitsJob, *hard.JOBS.values())
 
 
+def test_a_file_without_end():
+    with pytest.raises(UserError, match="/dev/zero has more than 1,048,576 bytes"):
+        from_yaml(BiasedDigitsJob, Path("/dev/zero"))
+
+
 @pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
 @pytest.mark.parametrize("kind", JOBS)
 def test_no_number_is_infinite(kind: type, value: str, tmp_path: Path):

@@ -120,6 +120,12 @@ def test_damaged_and_unfitting_files_leave_the_model_unchanged(tmp_path: Path):
         models.save_weights(model, tmp_path / "w.pth")
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match=r"weights\.safetensors is no file"):
+        models.read_weights(tmp_path / "weights.safetensors")
+
+
 def test_shapes_beyond_arrays(tmp_path: Path):
     entry = {"dtype": "F32", "shape": [0, 2**62], "data_offsets": [0, 0]}
     header = json.dumps({"fc.bi\nas": entry}).encode()
