@@ -44,6 +44,22 @@ def test_names_of_a_mac_beside_others_in_tables(tmp_path: Path):
     assert listing.samples[2].image.exists()
 
 
+def test_names_of_a_mac_in_headers_and_options(tmp_path: Path):
+    text = f"image,{DECOMPOSED},dog,age\ni/00.png,1,0,7\ni/01.png,0,1,8\n"
+    for columns in ((COMPOSED, "dog"), (DECOMPOSED, "dog")):
+        source = CsvSource(own.write_table(tmp_path, text), label_columns=columns)
+        listing = source.listing()
+        assert listing.class_names == (COMPOSED, "dog")
+        assert listing.samples[0].annotation.read(8, 8, Contents()).labels == (COMPOSED,)
+    content = own.coco()
+    content["categories"][0]["name"] = COMPOSED
+    coco = CocoSource(own.write_coco(tmp_path, content), categories=(DECOMPOSED,))
+    assert coco.listing().class_names == (COMPOSED,)
+    own.write_voc(tmp_path)
+    (tmp_path / "class_names.txt").write_text(f"{COMPOSED}\ndog\n")
+    assert VocSource(tmp_path, categories=(DECOMPOSED,)).listing().class_names == (COMPOSED,)
+
+
 def test_names_of_a_mac_beside_others_in_voc(tmp_path: Path):
     own.write(tmp_path / "JPEGImages" / f"{COMPOSED}.png", own.pixels(0))
     own.write(tmp_path / "SegmentationClass" / f"{DECOMPOSED}.png", own.numbered(own.drawn(0), 1))
@@ -244,7 +260,8 @@ def test_missing_values_are_no_class_of_other_sources(tmp_path: Path, name: str)
     own.write_voc(tmp_path / "voc")
     (tmp_path / "voc" / "class_names.txt").write_text(f"{name}\ndog\n")
     coco = CocoSource(own.write_coco(tmp_path / "coco", content))
-    for source in (FolderSource(tmp_path), coco, VocSource(tmp_path / "voc")):
+    table = CsvSource(own.write_table(tmp_path, f"image,{name},dog\ni/00.png,1,0\n"))
+    for source in (FolderSource(tmp_path), coco, VocSource(tmp_path / "voc"), table):
         with pytest.raises(UserError, match=f"a class is called '{name}', which tables hold where"):
             source.listing()
 

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Final
 
+from isnet_jax.data.custom.readers.names import normal
 from isnet_jax.data.custom.readers.samples import read_text
 from isnet_jax.errors import UserError, printable
 
@@ -40,7 +41,7 @@ def rows_of(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
                 )
     if not rows:
         raise UserError(f"{shown} has no rows. Expected a header and rows.")
-    header = [cell.strip(BLANK) for cell in rows[0][1]]
+    header = [normal(cell.strip(BLANK)) for cell in rows[0][1]]
     if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
         raise UserError(f"{shown}: the cells are not separated by commas. Save it with commas.")
     twice = sorted({name for name in header if header.count(name) > 1})

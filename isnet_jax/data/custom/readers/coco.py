@@ -58,6 +58,7 @@ class CocoSource:
     boxes: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "categories", tuple(map(normal, self.categories)))
         choice.check(self.label)
 
     @property

@@ -50,6 +50,9 @@ class CsvSource:
     label_columns: tuple[str, ...] = ()
     rules: PixelRules = field(default_factory=PixelRules)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label_columns", tuple(map(names.normal, self.label_columns)))
+
     @property
     def root(self) -> Path:
         return self.table.parent if self.folder is None else self.folder
@@ -83,6 +86,7 @@ class CsvSource:
                 problems.append(Problem(place, error.wrong, error.remedy))
         given = {sample.split for sample in samples if sample.split is not None}
         names.require_distinct(columns or sorted(named), self.table)
+        names.require_values(columns, self.table)
         names.require_apart(sorted(named), self.table)
         # Rows whose split is refused are among the problems: they may be those that lack.
         refused = any(problem.wrong.startswith("has the split") for problem in problems)

@@ -74,6 +74,7 @@ class VocSource:
     boxes: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "categories", tuple(map(names.normal, self.categories)))
         choice.check(self.label)
         if self.boxes and self.largest_instance:
             raise UserError(
