@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,14 @@ def test_groups_are_classes_and_what_the_table_says(tmp_path: Path):
     np.testing.assert_array_equal(found["train"].groups, [1, 3, 5, 1, 2, 4])
     np.testing.assert_array_equal(found["validation"].groups, [1, 3, 5])
     assert found["test"].groups is None
+
+
+def test_images_with_names_of_a_mac(tmp_path: Path):
+    train = SPLITS["train"]
+    train = dataclasses.replace(train, ids=["cafe\u0301", *train.ids[1:]])
+    rows = "".join(f"{n},x\n" for n in ("caf\u00e9", *range(6)))
+    found = with_groups_of(SPLITS | {"train": train}, table(tmp_path, "image,group\n" + rows))
+    assert found["train"].groups is not None
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ FOREIGN: Final = frozenset(
         ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".nii", ".npy",
     )
 )  # fmt: skip
+_ORIENTATION: Final = 0x0112  # EXIF's tag
 _SUBFILE: Final = 254  # TIFF's tag
 _MOST_COPIES: Final = 32
 _EIGHT_BIT_GREY: Final = ("1", "L", "LA")
@@ -305,6 +306,17 @@ def _open(data: bytes) -> tuple[Image.Image, Stored]:
             f"cannot be decoded ({first_line(error)})",
             "Copy it again, or save it as PNG or JPEG",
         ) from error
+
+
+def is_turned(path: Path) -> bool:
+    """Whether a picture's file holds it turned or mirrored, and says so."""
+    try:
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
+            warnings.simplefilter("ignore")
+            return picture.getexif().get(_ORIENTATION, 1) in range(2, 9)
+    except Exception:
+        # Of what is no picture, such as DICOM; and decoders raise nearly everything.
+        return False
 
 
 def _require_sane(picture: Any) -> None:
