@@ -166,6 +166,27 @@ def test_columns_that_are_written_otherwise(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("column", "values", "meant"),
+    [
+        ("set", ("train", "test"), "split"),
+        ("phase", ("Training", "val"), "split"),
+        ("mask_path", ("m/00.png", "m/01.png"), "mask"),
+        ("fold", ("1", "2"), None),
+        ("from", ("train", "station"), None),
+        ("thumbnail", ("m/00.png", "none"), None),
+    ],
+)
+def test_columns_that_are_called_otherwise(tmp_path: Path, column: str, values, meant):
+    lines = [f"i/{n:02d}.png,cat{n % 2},{values[n % 2]}" for n in range(4)]
+    source = CsvSource(own.write_table(tmp_path, "\n".join([f"image,label,{column}", *lines]), 4))
+    if meant is None:
+        assert len(source.listing().samples) == 4
+    else:
+        with pytest.raises(UserError, match=f"'{column}' is not read, .* Call it {meant}, or"):
+            source.listing()
+
+
+@pytest.mark.parametrize(
     ("before", "after", "message"),
     [
         ("masks", "Masks", "the folder 'Masks' is not read; expected 'masks'. Rename it"),

@@ -7,7 +7,7 @@ from typing import Final
 from isnet_jax.data.custom.readers import coordinates, names, splits
 from isnet_jax.data.custom.readers.boxes import GivenBoxes, box
 from isnet_jax.data.custom.readers.cells import BLANK, rows_of
-from isnet_jax.data.custom.readers.pictures import MaskFile, PixelRules
+from isnet_jax.data.custom.readers.pictures import SUFFIXES, MaskFile, PixelRules
 from isnet_jax.data.custom.readers.samples import (
     Listing,
     Problem,
@@ -23,6 +23,7 @@ from isnet_jax.errors import UserError, printable
 
 _BOX: Final = ("xmin", "ymin", "xmax", "ymax")
 _RESERVED: Final = ("image", "mask", "label", "labels", "split", *_BOX)
+_SIZE: Final = ("height", "width")
 _TRUTH: Final = {"0": False, "0.0": False, "1": True, "1.0": True}
 _SEPARATOR: Final = "|"
 
@@ -68,6 +69,7 @@ class CsvSource:
         require_folder(self.root, "the folder that the table's paths are relative to")
         single = "label" in header and not self.label_columns
         columns = self._class_columns(header)
+        self._check_unread(header, rows, {*_RESERVED, *columns})
         samples: list[Sample] = []
         problems: list[Problem] = []
         seen: dict[Path | Record, int] = {}
@@ -118,7 +120,7 @@ class CsvSource:
             )
         names.require_as_written(
             [name for name in header if name not in self.label_columns],
-            _RESERVED,
+            (*_RESERVED, *_SIZE) if sides else _RESERVED,
             f"{table}: the column",
             "Rename it; if it is a class, name all columns that are: --label-columns",
         )
@@ -156,6 +158,34 @@ class CsvSource:
             )
         return columns
 
+    def _check_unread(
+        self, header: list[str], rows: list[tuple[int, list[str]]], read: set[str]
+    ) -> None:
+        """Raises a `UserError` for a column that is not read and holds splits, or the masks."""
+        whole = [dict(zip(header, row, strict=True)) for _, row in rows if len(row) == len(header)]
+        held = {name: {row[name].strip() for row in whole} - {""} for name in header}
+        masked = any(held.get(name) for name in ("mask", *_BOX))
+        for name in header:
+            if name in read or len(held[name]) < 2:
+                continue
+            meant = None
+            if "split" not in header and all(splits.is_split(splits.meant(v)) for v in held[name]):
+                meant = "split"
+            elif not masked and all(self._is_picture(value) for value in held[name]):
+                meant = "mask"
+            if meant is not None:
+                raise UserError(
+                    f"{printable(self.table)}: the column {printable(repr(name))} is not read, but "
+                    f"holds what a column {meant} does. Call it {meant}, or drop it."
+                )
+
+    def _is_picture(self, text: str) -> bool:
+        try:
+            path = inside(self.root, text)
+        except Rejected:
+            return False
+        return path.suffix.lower() in SUFFIXES and path.is_file()
+
     def _sample(
         self, header: list[str], row: list[str], single: bool, columns: list[str]
     ) -> tuple[Sample, tuple[str, ...]]:
@@ -185,7 +215,7 @@ class CsvSource:
 
 def _size(cells: dict[str, str]) -> tuple[int, int] | None:
     """Height and width of the image that was annotated, where the table has such columns."""
-    given = [cells.get(name, "").strip() for name in ("height", "width")]
+    given = [cells.get(name, "").strip() for name in _SIZE]
     if not all(given):
         return None
     height, width = coordinates.numbers(given, coordinates.of_text, "size")
