@@ -6,6 +6,7 @@ import collections
 import itertools
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ _WAITING = 64  # pictures that may wait to be drawn
 
 
 def image_files(
-    places: tuple[Path, ...], command: str, passed_over: Callable[[str], None]
+    places: tuple[Path, ...], command: str, passed_over: Callable[[str], object] = warnings.warn
 ) -> list[Path]:
     """Files as they are given, and of folders all images in them and below.
 
