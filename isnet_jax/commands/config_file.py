@@ -12,6 +12,7 @@ from isnet_jax.errors import UserError, printable
 from isnet_jax.training.serial import from_dict, to_dict
 
 T = TypeVar("T")
+_MOST_BYTES = 1 << 20
 _NUMBERS = {
     "tag:yaml.org,2002:int": r"[-+]?(0|[1-9][0-9]*)$",
     "tag:yaml.org,2002:float": r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"
@@ -82,7 +83,14 @@ def values_of(path: Path) -> Any:
       UserError: no such file, or no YAML.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise UserError(
+                f"{printable(path)} has more than {_MOST_BYTES:,} bytes. Expected a YAML file of "
+                "options."
+            )
+        return yaml.load(data.decode(), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{printable(path)} cannot be read ({error}). Expected a YAML file."

@@ -16,13 +16,14 @@ from tensorflow_datasets.core import DatasetBuilder
 from isnet_jax.commands import run_folder, train
 from isnet_jax.commands.network import network_of_run
 from isnet_jax.commands.options import TrainingJob, networks_of
-from isnet_jax.commands.terminal import say
+from isnet_jax.commands.terminal import say, warn
 from isnet_jax.commands.trained import Reading
 from isnet_jax.data import Split, load_split, open_prepared
 from isnet_jax.data.custom.builder import MANIFEST
 from isnet_jax.data.custom.fingerprints import content
 from isnet_jax.data.custom.groups import with_groups_of
 from isnet_jax.data.custom.preparation import record_of
+from isnet_jax.data.custom.readers.samples import Rejected, read_regular
 from isnet_jax.errors import UserError, printable
 from isnet_jax.evaluation.judge import Splits
 from isnet_jax.objective.config import ISNetConfig
@@ -71,7 +72,9 @@ class _Trained:
     data: Path
     content: str
     plain_epochs: int
+    isnet: ISNetConfig = dataclasses.field(default_factory=ISNetConfig)
     method: str = "isnet"
+    reading: Reading = dataclasses.field(default_factory=Reading)
 
 
 def run(job: OwnDataJob, console: Console) -> dict[str, Any]:
@@ -110,11 +113,11 @@ def _digest(file: Path) -> str:
       UserError: it cannot be read.
     """
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
+        return hashlib.sha256(read_regular(file)).hexdigest()
+    except Rejected as error:
         raise UserError(
-            f"{printable(file)} cannot be read ({error.strerror or error}). Expected a CSV table "
-            "with the columns image and group."
+            f"{printable(file)} {error.wrong}. Expected a CSV table with the columns image and "
+            "group."
         ) from error
 
 
@@ -158,7 +161,8 @@ def opened(
     builder = open_prepared(data)
     require_splits(builder)
     known = known_by_content(data, {"content": trained.content})
-    same = known["content"] == known_of(data)["content"]
+    now = known_of(data)
+    same = known["content"] == now["content"]
     if other is None and not same:
         raise UserError(
             f"{printable(data)} was prepared anew since {printable(folder)} was trained, from "
@@ -169,6 +173,11 @@ def opened(
     networks, descriptions = zip(*(network_of_run(folder / name) for name in names), strict=True)
     splits = splits_of(builder, console)
     _require_fit(descriptions[0], splits["train"], data)
+    _require_task(trained.isnet, builder, data)
+    if trained.reading.grey and not now["reading"]["grey"]:
+        warn(
+            console, f"{data} has images in colour; the networks were trained on grey images alone"
+        )
     if not same:
         say(console, f"{data} is not what {folder} was trained on")
     return dict(zip(names, networks, strict=True)), splits
@@ -201,6 +210,16 @@ def _require_fit(description: ModelDescription, split: Split, data: Path) -> Non
             f"{printable(data)} has images of {size[0]} x {size[1]} pixels (height x width); the "
             f"networks expect {wanted[0]} x {wanted[1]}. Prepare them again with --size "
             f"{wanted[0]} {wanted[1]}."
+        )
+
+
+def _require_task(isnet: ISNetConfig, builder: DatasetBuilder, data: Path) -> None:
+    kinds = ("one class in each image", "any number of classes in an image (multi-label)")
+    found, known = _multi_label(builder), isnet.classification.task == "multilabel"
+    if found != known:
+        raise UserError(
+            f"{printable(data)} has {kinds[found]}; the networks expect {kinds[known]}. Prepare "
+            "the data with such labels."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +16,14 @@ from rich.console import Console
 
 from isnet_jax.commands.images import Drawing, image_files, pictures_of, progress, read_batches
 from isnet_jax.commands.network import NetworkChoice, chosen_network, chosen_rules, files_of
-from isnet_jax.commands.terminal import say
+from isnet_jax.commands.terminal import say, warn
 from isnet_jax.data.custom.picture import WrongSize, read_image
 from isnet_jax.data.custom.readers.pictures import PixelRules
 from isnet_jax.data.custom.readers.samples import Rejected
 from isnet_jax.errors import UserError, printable, suggest
 from isnet_jax.evaluation.background import Explained, explain_classes
 from isnet_jax.files import check_outputs, write_atomically
+from isnet_jax.models.unet import UNet
 from isnet_jax.report.heatmaps import is_ours, panel, save_png
 
 _BATCH = 8
@@ -62,7 +64,7 @@ def run(options: Explain, console: Console) -> None:
     """
     _check_suffixes(options)
     rules = chosen_rules(options)
-    files = image_files(options.images, "explain")
+    files = image_files(options.images, "explain", functools.partial(warn, console))
     one = options.out.suffix.lower() == ".png"
     if one and len(files) > _MOST_ROWS:
         raise UserError(
@@ -70,6 +72,11 @@ def run(options: Explain, console: Console) -> None:
             "folder, such as --out heatmaps."
         )
     network = chosen_network(options)
+    if isinstance(network.model, UNet):
+        raise UserError(
+            "the network is a segmenter, whose answers are pixels; expected a classifier. Its "
+            "masks are drawn by isnet-jax prepare folder IMAGES --masks-by RUN."
+        )
     target = None if options.target is None else _class_number(options.target, network.class_names)
     pictures = [options.out] * len(files) if one else pictures_of(files, options.out)
     inputs = [*files, *files_of(options)]
@@ -142,6 +149,11 @@ def _read_all(files: list[Path], shape: tuple[int, ...], options: Explain) -> np
 
 
 def _class_number(target: str, names: tuple[str, ...]) -> int:
+    if names.count(target) > 1:
+        numbers = ", ".join(str(number) for number, name in enumerate(names) if name == target)
+        raise UserError(
+            f"--target {printable(target)} is the name of the classes {numbers}. Give the number."
+        )
     if target in names:
         return names.index(target)
     if target.isdecimal() and int(target) < len(names):

@@ -6,6 +6,7 @@ import collections
 import itertools
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from isnet_jax.data.custom.readers.pictures import SUFFIXES
+from isnet_jax.data.custom.readers.pictures import CONVERT, FOREIGN, SUFFIXES
 from isnet_jax.errors import UserError, printable
 from isnet_jax.report.heatmaps import beside, save_png
 
@@ -27,8 +28,13 @@ _AHEAD = 2  # batches that are read while one is computed
 _WAITING = 64  # pictures that may wait to be drawn
 
 
-def image_files(places: tuple[Path, ...], command: str) -> list[Path]:
+def image_files(
+    places: tuple[Path, ...], command: str, passed_over: Callable[[str], object] = warnings.warn
+) -> list[Path]:
     """Files as they are given, and of folders all images in them and below.
+
+    Args:
+      passed_over: told what folders hold that may be pictures, of kinds that are not read.
 
     Raises:
       UserError: nothing was given, or a folder holds no image.
@@ -36,17 +42,42 @@ def image_files(places: tuple[Path, ...], command: str) -> list[Path]:
     if not places:
         raise UserError(f"Missing from isnet-jax {command}: image files, or folders of them.")
     files: list[Path] = []
+    other: list[Path] = []
     for place in places:
         if not place.is_dir():
             files.append(place)
             continue
-        inside = list(_below(place))
+        found = list(_below(place))
+        inside = [file for file in found if file.suffix.lower() in SUFFIXES]
+        other += [file for file in found if file.suffix.lower() in FOREIGN or _is_dicom(file)]
         if not inside:
+            also = f"; {_named(other)}" if other else ""
             raise UserError(
-                f"{printable(place)} holds no image files. Expected PNG, JPEG or the like."
+                f"{printable(place)} holds no image files{also}. Expected PNG, JPEG or the like."
             )
         files.extend(inside)
+    if other:
+        passed_over(
+            f"passed over as pictures of kinds that are not read: {_named(other)}. {CONVERT}; "
+            "DICOM without a suffix is read where each file is named."
+        )
     return files
+
+
+def _is_dicom(file: Path) -> bool:
+    """Whether a file without a suffix is DICOM, as scanners write it."""
+    try:
+        if file.suffix or not file.is_file():
+            return False
+        with file.open("rb") as opened:
+            return opened.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _named(files: list[Path], most: int = 3) -> str:
+    more = f" and {len(files) - most} more" if len(files) > most else ""
+    return ", ".join(str(file) for file in files[:most]) + more
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -54,7 +85,7 @@ def _below(folder: Path) -> Iterator[Path]:
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+            if not name.startswith("."):
                 yield Path(root, name)
 
 

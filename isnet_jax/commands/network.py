@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,8 @@ from flax import nnx
 from isnet_jax import lrp, models
 from isnet_jax.commands import run_folder
 from isnet_jax.commands.terminal import console, warn
+from isnet_jax.data.custom.readers.names import in_lines
+from isnet_jax.data.custom.readers.samples import read_text
 from isnet_jax.errors import UserError, printable, suggest
 from isnet_jax.evaluation.background import JUDGE
 from isnet_jax.models.weight_files import weights_of
@@ -86,10 +89,8 @@ class NetworkChoice:
     @property
     def count(self) -> int | None:
         """The number of classes, if `classes` is one."""
-        try:
-            return None if self.classes is None else int(self.classes)
-        except ValueError:
-            return None
+        number = re.fullmatch(r"\s*[+-]?\d{1,99}\s*", self.classes or "", re.ASCII)
+        return None if number is None else int(number[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,18 +190,11 @@ def _class_names(choice: NetworkChoice, weights: object) -> tuple[str, ...]:
     if given is None or count is not None:
         return tuple(str(number) for number in range(count or _ANY_CLASSES))
     try:
-        lines = Path(given).expanduser().read_text(encoding="utf-8").rstrip().splitlines()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"--classes is {given!r}; expected a number, or a text file with a name on each line "
-            f"({error})."
-        ) from error
-    names = tuple(line.strip() for line in lines)
-    if "" in names:
-        raise UserError(
-            f"--classes: line {names.index('') + 1} of {printable(given)} is blank; expected the "
-            "name of a class on each line, in the order of the network's outputs."
-        )
+        path = Path(given).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"--classes is {given!r} ({error}). Write the whole path.") from error
+    text = read_text(path, "a number for --classes, or a text file with a name on each line")
+    names = in_lines(text, f"--classes: {given}", outputs=True) if text.strip() else ()
     if not 1 <= len(names) <= _MOST_CLASSES:
         raise UserError(
             f"--classes: {printable(given)} has {len(names)} names; expected 1 to "

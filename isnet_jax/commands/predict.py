@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from isnet_jax.commands import run_folder
 from isnet_jax.commands.images import Drawing, image_files, pictures_of, progress, read_batches
-from isnet_jax.commands.terminal import say
+from isnet_jax.commands.terminal import say, warn
 from isnet_jax.commands.trained import Trained, trained
 from isnet_jax.data.custom.readers.samples import Rejected
 from isnet_jax.errors import UserError, printable
@@ -67,7 +68,7 @@ def run(options: Predict, console: Console) -> None:
       UserError: no such run or images, a place that cannot be written; or, after the table was
         written, that it says of some files that they cannot be read.
     """
-    files = image_files(options.images, "predict")
+    files = image_files(options.images, "predict", functools.partial(warn, console))
     network = trained(options.run, options.network)
     pictures = pictures_of(files, options.heatmaps) if options.heatmaps else []
     inputs = [*files, *run_folder.records(network.folder)]

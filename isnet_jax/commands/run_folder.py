@@ -19,6 +19,7 @@ from isnet_jax.files import temporaries, write_atomically
 from isnet_jax.training.serial import read_record, record_of, write_record
 
 RUN_FILE = "run.json"
+SEGMENTER = "segmenter"  # The kind of run that is none of classifiers.
 CONFIG = "config.yaml"
 _LOCK = ".lock"
 _WRITTEN = (RUN_FILE, CONFIG, "metrics.json", "report.html", "model.json", "metrics.jsonl")

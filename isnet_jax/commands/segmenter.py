@@ -41,7 +41,7 @@ from isnet_jax.training.provenance import machine
 from isnet_jax.training.serial import read_json, require_intact, to_dict, write_record
 from isnet_jax.training.validation import build_validation
 
-NAME = "segmenter"
+NAME = run_folder.SEGMENTER
 _METRICS = "metrics.json"
 _JUDGED_AGAIN = "Delete it: the segmenter is judged again by the same command."
 

@@ -100,6 +100,11 @@ def trained(place: Path, name: str | None = None) -> Trained:
                 f"{printable(place)} is the network {own!r}; expected no --network {name}."
             )
         name = own
+    if run_folder.read(folder).get("kind") == run_folder.SEGMENTER:
+        raise UserError(
+            f"{printable(folder)} is the run of a segmenter; expected one of classifiers. What it "
+            "draws are masks: isnet-jax prepare folder IMAGES --masks-by RUN."
+        )
     known = run_folder.read_as(_Known, folder)
     name = name or known.method
     model, description = network_of_run(folder / name)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from flax import nnx
 
+from isnet_jax.errors import UserError, printable
 from isnet_jax.models.densenet import DenseNet
 from isnet_jax.models.layers import BatchNorm, Conv, LayerNorm, Linear
 from isnet_jax.models.network import Network
@@ -117,13 +118,23 @@ def torchvision_names(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> di
     counters of batches, and the pooler that no classifier reads, are left out. timm's convolutions
     in place of VGG's dense layers become dense; Hugging Face's projections of queries, keys and
     values become one.
+
+    Raises:
+      UserError: two arrays are of one name.
     """
     arrays = _without_prefixes(arrays)
-    renamed = {
-        _renamed(model, name): array
-        for name, array in arrays.items()
-        if not name.endswith(_IGNORED) and not _POOLER.match(name)
-    }
+    renamed: dict[str, np.ndarray] = {}
+    former: dict[str, str] = {}
+    for name, array in arrays.items():
+        if name.endswith(_IGNORED) or _POOLER.match(name):
+            continue
+        new = _renamed(model, name)
+        if new in renamed:
+            raise UserError(
+                f"the state dict has {printable(former[new])} and {printable(name)}, which are two "
+                f"names of {new}. Expected the weights of one network."
+            )
+        renamed[new], former[new] = array, name
     if isinstance(model, VisionTransformer):
         _join_projections(renamed)
     if isinstance(model, VGG):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,10 @@ def read_weights(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 def _bytes(path: Path) -> bytes:
+    """Of a regular file; pipes and devices might never end."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{printable(path)} is no file; expected one of weights.")
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{printable(path)} cannot be read ({error.strerror or error}).") from error

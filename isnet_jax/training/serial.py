@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import reprlib
 import types
 import typing
@@ -19,6 +20,12 @@ from isnet_jax.methods.method import Method
 from isnet_jax.methods.registry import named
 
 T = TypeVar("T")
+
+# As people write numbers: not 010, 1_0 or digits of other scripts.
+_DECIMAL = re.compile(
+    r"\s*[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[-+]?\d+)?\s*|\s*[-+]?(inf|infinity|nan)\s*",
+    re.ASCII | re.IGNORECASE,
+)
 
 # The keys that name the class of an LRP rule, and a method.
 _RULE, _METHOD = "rule", "method"
@@ -202,6 +209,8 @@ def _value(kind: Any, value: Any, where: str, path: str, default: Any = None) ->
 
 def _number(value: int | str) -> float:
     """YAML 1.1 takes 1e-2 for a text: its numbers have a point."""
+    if isinstance(value, str) and not _DECIMAL.fullmatch(value):
+        raise _MismatchError(_WORDS[float])
     try:
         return float(value)
     except (ValueError, OverflowError):

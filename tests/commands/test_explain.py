@@ -14,7 +14,7 @@ from PIL import Image
 
 from isnet_jax import models
 from isnet_jax.commands.main import main
-from isnet_jax.commands.network import COMPOSITES
+from isnet_jax.commands.network import COMPOSITES, NetworkChoice, chosen_network
 from isnet_jax.data import load_split, open_prepared
 from isnet_jax.data.custom.picture import read_image
 
@@ -218,10 +218,30 @@ def test_what_is_refused(capsys, folder, weights, options, message):
     assert re.search(message, failed(capsys, "explain", folder, *options).replace("\n", " "))
 
 
-def test_a_blank_line_among_the_class_names_is_no_class(capsys, folder, weights, tmp_path):
-    (tmp_path / "names.txt").write_text("cat\n\ndog\nbird\nfish\n")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cat\n\ndog\nbird\nfish\n", "line 2 is blank"),
+        ("# mine\ncat\ndog\n", "line 1 is a comment"),
+        ("1 cat\n0 dog\n2 cow\n", "line 1 is '1 cat', of another number"),
+        ("cat\ndog\0\n", "holds a NUL byte in line 2"),
+        ("cat\ndog\u200b\ncow\n", "line 2 has invisible characters"),
+        ('["cat", "dog", "cow"]', "of a list or dictionary of a program"),
+        ("cat\ncow\ncow\n", "--target cow is the name of the classes 1, 2. Give the number"),
+    ],
+)
+def test_class_names_that_would_be_others(capsys, folder, weights, tmp_path, text, message):
+    (tmp_path / "names.txt").write_text(text)
     options = (*MODEL, "--weights", weights, "--classes", tmp_path / "names.txt")
-    assert "line 2 of" in failed(capsys, "explain", folder, *options)
+    said = failed(capsys, "explain", folder, *options, "--target", "cow")
+    assert message in said.replace("\n", " ")
+
+
+def test_class_names_are_read_as_elsewhere(tmp_path: Path):
+    (tmp_path / "names.txt").write_text("\ufeff0 background\r1 cafe\u0301\r\n", newline="")
+    choice = NetworkChoice(model="small", classes=str(tmp_path / "names.txt"))
+    names = chosen_network(choice, random_weights=True).class_names
+    assert names == ("0 background", "1 caf\u00e9")
 
 
 def test_weights_that_overflow_are_named_before_any_compute(capsys, folder, tmp_path, weights):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from isnet_jax import UserError
 from isnet_jax.commands import images
-from isnet_jax.commands.images import Drawing, read_batches
+from isnet_jax.commands.images import Drawing, image_files, read_batches
 
 FILES = [Path(str(number)) for number in range(10)]
 
@@ -57,3 +58,17 @@ def test_a_picture_that_cannot_be_written(tmp_path: Path):
     drawing = Drawing("--heatmaps")
     with pytest.raises(UserError, match=r"cannot write .*Choose another --heatmaps"), drawing:
         drawing.save(np.zeros((4, 4, 3)), np.ones((4, 4, 3)), tmp_path / "file" / "x.png")
+
+
+def test_pictures_that_are_not_read_are_named(tmp_path: Path):
+    told: list[str] = []
+    for name in ("a.png", "notes.txt", "README", "b.HEIC", "sub/IM0001", ".c.heic"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM" if "IM" in name else b"x")
+    os.mkfifo(tmp_path / "pipe")
+    assert image_files((tmp_path,), "predict", told.append) == [tmp_path / "a.png"]
+    (said,) = told
+    assert f"{tmp_path / 'b.HEIC'}, {tmp_path / 'sub' / 'IM0001'}. Convert it" in said
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(UserError, match=r"holds no image files; .*b\.HEIC"):
+        image_files((tmp_path,), "predict", told.append)

@@ -147,6 +147,7 @@ def test_a_rule_for_the_first_layer_survives_as_a_default():
         ((*INSPECT, "--in-channels", "0"), "--in-channels is 0; expected 1 to 64"),
         ((*INSPECT, "--classes", "0"), "--classes is 0; expected 1 to 100,000"),
         ((*INSPECT, "--classes", "-1"), "--classes is -1; expected 1 to 100,000"),
+        ((*INSPECT, "--classes", "1_0"), "1_0 is missing; expected a number for --classes"),
         ((*INSPECT, "--classes", "99999999999"), "expected 1 to 100,000"),
         (("explain",), "Missing from isnet-jax explain"),
         (("evaluate", "/absent"), "/absent holds no run"),

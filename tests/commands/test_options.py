@@ -85,6 +85,9 @@ def test_what_a_file_leaves_out_is_the_default(tmp_path: Path):
         ("isnet: 3", "isnet is 3; expected options by name"),
         ("isnet: {variant: duel}", "isnet.variant is 'duel'; expected 'selective' or"),
         ("isnet: {lrp_epsilon: x}", "isnet.lrp_epsilon is 'x'; expected a number"),
+        ("isnet: {heatmap_weight: 0_1}", "heatmap_weight is '0_1'; expected a number"),
+        ("isnet: {heatmap_weight: 01}", "heatmap_weight is '01'; expected a number"),
+        ("isnet: {heatmap_weight: '\u0661'}", "heatmap_weight is '\u0661'; expected a number"),
         ("isnet: {foreground_range: [1]}", "isnet.foreground_range is [1]; expected a list"),
         ("isnet: {foreground_range: [3, 1]}", "expected 0 < C1 < C2"),
         ("isnet: {box_rule: {rule: ZBux}}", "unknown rule 'ZBux'; did you mean 'ZBox'?"),
@@ -124,6 +127,11 @@ def numbers(kind: type, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 
 
 JOBS = (BiasedDigitsJob, *hard.JOBS.values())
+
+
+def test_a_file_without_end():
+    with pytest.raises(UserError, match="/dev/zero has more than 1,048,576 bytes"):
+        from_yaml(BiasedDigitsJob, Path("/dev/zero"))
 
 
 @pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])

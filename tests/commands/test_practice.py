@@ -157,6 +157,15 @@ def test_a_run_is_judged_on_other_data(room: Path, tmp_path: Path, capsys):
     assert "has the classes cow, dog; the networks know cat, dog" in shown
 
 
+def test_data_of_another_task_are_refused(room: Path, tmp_path: Path, capsys):
+    text = own.rows().replace("label", "labels")
+    run(
+        "prepare", "csv", own.write_table(tmp_path, text), "--out", tmp_path / "b", "--size", 16, 16
+    )
+    shown = failed(capsys, "evaluate", room / "run", "--data", tmp_path / "b").replace("\n", " ")
+    assert "(multi-label); the networks expect one class in each image" in shown
+
+
 def test_predictions_of_folders_and_files(room: Path, tmp_path: Path, capsys, logits):
     out = tmp_path / "p" / "predictions.csv"
     pictures = tmp_path / "heatmaps"

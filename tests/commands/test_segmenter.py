@@ -130,3 +130,19 @@ def test_what_is_refused(room: Path, tmp_path: Path, capsys):
     with pytest.raises(SystemExit, match="2"):
         run("train", "segmenter", tmp_path / "data", "--out", tmp_path / "run")
     assert "the split train has no image with a mask" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("command", ["predict", "export", "explain"])
+def test_what_is_for_classifiers(room: Path, tmp_path: Path, capsys, command: str):
+    (image, *_) = (room / "drawn" / "images").rglob("*.png")
+    places = {
+        "predict": (room / "run", image),
+        "export": (room / "run" / "segmenter",),
+        "explain": (image, "--checkpoint", room / "run" / "segmenter"),
+    }
+    with pytest.raises(SystemExit, match="2"):
+        run(command, *places[command], "--out", tmp_path / "out")
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "segmenter" in said
+    assert "--masks-by RUN" in said
+    assert not (tmp_path / "out").exists()

@@ -120,6 +120,12 @@ def test_damaged_and_unfitting_files_leave_the_model_unchanged(tmp_path: Path):
         models.save_weights(model, tmp_path / "w.pth")
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match=r"weights\.safetensors is no file"):
+        models.read_weights(tmp_path / "weights.safetensors")
+
+
 def test_shapes_beyond_arrays(tmp_path: Path):
     entry = {"dtype": "F32", "shape": [0, 2**62], "data_offsets": [0, 0]}
     header = json.dumps({"fc.bi\nas": entry}).encode()
@@ -344,6 +350,16 @@ def test_timms_vgg_has_convolutions_for_dense_layers():
     for name, array in torchvision_names(model, arrays).items():
         assert array.shape == torch_shape(expected[name])
     assert jax.tree.leaves(nnx.state(model))
+
+
+def test_two_arrays_of_one_name():
+    model = models.create("vit_compact", num_classes=3, rngs=nnx.Rngs(0))
+    arrays = state_dict(model)
+    twice = {**arrays, "head.bias": arrays["heads.head.bias"]}
+    with pytest.raises(
+        UserError, match=r"heads\.head\.bias and head\.bias, which are two names of"
+    ):
+        models.load_torch(model, twice)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "_orig_mod.module.model."])

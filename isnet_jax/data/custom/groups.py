@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from isnet_jax.data.custom.readers.cells import BLANK, rows_of
-from isnet_jax.data.custom.readers.names import normal, require_distinct
+from isnet_jax.data.custom.readers.names import normal, require_distinct, require_values
 from isnet_jax.data.split import Split
 from isnet_jax.errors import UserError, printable
 
@@ -34,7 +34,7 @@ def with_groups_of(splits: Mapping[str, Split], table: Path) -> dict[str, Split]
     found = dict(splits)
     for name in _GROUPED:
         split = found[name]
-        lacking = [sample for sample in split.ids if sample not in named]
+        lacking = [sample for sample in split.ids if normal(sample) not in named]
         if lacking:
             shown = ", ".join(map(printable, lacking[:_SHOWN]))
             more = ", ..." if len(lacking) > _SHOWN else ""
@@ -45,7 +45,7 @@ def with_groups_of(splits: Mapping[str, Split], table: Path) -> dict[str, Split]
             )
     texts = sorted(set(named.values()))
     for name in _GROUPED:
-        told = np.searchsorted(texts, [named[sample] for sample in found[name].ids])
+        told = np.searchsorted(texts, [named[normal(sample)] for sample in found[name].ids])
         labels = found[name].labels
         classes = labels if labels.ndim == 1 else np.zeros(len(labels), int)
         groups = (classes * len(texts) + told).astype(np.int32)
@@ -70,11 +70,12 @@ def _read(table: Path) -> dict[str, str]:
                 "quote cells that hold commas."
             )
         image, group = (row[header.index(column)] for column in _COLUMNS)
-        group = normal(group.strip(BLANK))
+        image, group = normal(image), normal(group.strip(BLANK))
         if not group:
             raise UserError(f"{place} has no group. Write it.")
         if image in found:
             raise UserError(f"{place} names {printable(image)} again. Keep one row.")
         found[image] = group
     require_distinct(found.values(), table, "groups")
+    require_values(set(found.values()), table, "group")
     return found

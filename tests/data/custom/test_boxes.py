@@ -117,6 +117,8 @@ def test_the_largest_of_several_classes(tmp_path: Path):
         (xml(("dog", (-0.8, -0.8, 0.75, 0.75))), "at most 0.75, as shares of the image are"),
         (sized(8, "x"), "has the size '8', 'x', expected two numbers"),
         (sized(16, 9), "is 8 x 8 pixels, but its annotations are for 9 x 16"),
+        (xml(("dog", BOX)).replace(b"<name>", b"<name>cat</name><name>"), "two of name"),
+        (xml(("dog", BOX)).replace(b"<bndbox>", b"<bndbox/><bndbox>"), "two of bndbox"),
         (b"<a><object><name>dog</name></object></a>", "has the box None"),
     ],
 )
@@ -144,3 +146,16 @@ def test_tables(tmp_path: Path):
     (sample,) = CsvSource(own.write_table(tmp_path, shares, 1)).listing().samples
     with pytest.raises(Rejected, match="at most 1, as shares of the image are; expected pixels"):
         sample.annotation.read(own.SIDE, own.SIDE, Contents())
+
+
+def test_tables_that_tell_the_size_of_their_images(tmp_path: Path):
+    text = "image,width,height,xmin,ymin,xmax,ymax,label\ni/00.png,{},8,1,2,4,7,cat\n"
+    for width, fits in ((8, True), ("", True), (16, False), ("x", False)):
+        listing = CsvSource(own.write_table(tmp_path, text.format(width))).listing()
+        if width == "x":
+            assert "has the size '8', 'x', expected two numbers" in str(listing.problems[0])
+        elif fits:
+            assert first(listing).mask.any()
+        else:
+            with pytest.raises(Rejected, match="is 8 x 8 pixels, but its annotations are for 16 x"):
+                first(listing)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import own_pictures as own
 import pytest
+from PIL import Image
 
 from isnet_jax import UserError
 from isnet_jax.commands.main import main
@@ -17,6 +18,7 @@ from isnet_jax.data import CsvSource, OwnDataConfig, PixelRules, load_split, pre
 from isnet_jax.data.custom.readers import Rejected
 from isnet_jax.data.custom.readers.commanded import ByCommand
 from isnet_jax.data.custom.readers.made_masks import MaskedSource, NoMask
+from isnet_jax.data.custom.readers.pictures import decode_image
 from isnet_jax.data.custom.readers.samples import Record
 
 # Copies the masks that lie elsewhere by the image's name; says how often it was called.
@@ -70,6 +72,26 @@ def test_records_are_given_as_files(tmp_path: Path):
     pixels = np.zeros((8, 8), np.uint8)
     pixels[2:4] = 200
     found = ByCommand(command(code, tmp_path)).make(record, pixels, PixelRules())
+    np.testing.assert_array_equal(found, pixels > 0)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 9])
+def test_pictures_that_are_stored_turned_are_given_upright(tmp_path: Path, orientation: int):
+    """Pillow, as most tools, shows them as they are stored."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[1:3, 2:7] = 200
+    stored = {3: np.rot90(pixels, 2), 6: np.rot90(pixels)}.get(orientation, pixels)
+    image = tmp_path / "cat.png"
+    Image.fromarray(stored).save(image, exif=exif)
+    code = (
+        "import sys; from PIL import Image; assert sys.argv[1].endswith('cat.png'); "
+        "Image.open(sys.argv[1]).convert('L').point(lambda v: 255 * (v > 99)).save(sys.argv[2])"
+    )
+    upright = decode_image(image.read_bytes(), ".png", PixelRules())
+    np.testing.assert_array_equal(upright, pixels)
+    found = ByCommand(command(code, tmp_path)).make(image, upright, PixelRules())
     np.testing.assert_array_equal(found, pixels > 0)
 
 

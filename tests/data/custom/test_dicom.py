@@ -83,6 +83,7 @@ def test_signed_values():
         ({"NumberOfFrames": 2}, "holds 2 pictures"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "holds PALETTE COLOR pixels"),
         ({"WindowCenter": "1", "WindowWidth": "0"}, "a window of width 0"),
+        ({"HighBit": 15}, "its lowest bit at the place 4"),
         ({"Rows": 60000, "Columns": 60000}, "at most 89,000,000 are decoded"),
         ({"PixelData": b"1234"}, "cannot be decoded as DICOM"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,14 @@ def test_groups_are_classes_and_what_the_table_says(tmp_path: Path):
     assert found["test"].groups is None
 
 
+def test_images_with_names_of_a_mac(tmp_path: Path):
+    train = SPLITS["train"]
+    train = dataclasses.replace(train, ids=["cafe\u0301", *train.ids[1:]])
+    rows = "".join(f"{n},x\n" for n in ("caf\u00e9", *range(6)))
+    found = with_groups_of(SPLITS | {"train": train}, table(tmp_path, "image,group\n" + rows))
+    assert found["train"].groups is not None
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
@@ -39,6 +48,7 @@ def test_groups_are_classes_and_what_the_table_says(tmp_path: Path):
         ("image,group\n0,a\n1\n", "line 3 has 1 cells, but the header 2"),
         ("image,group\n0, \n", "line 2 has no group"),
         ("image,group,group\n0,a,b\n", "has two columns 'group'"),
+        ("image,group\n0,NaN\n", "a group is called 'NaN', which tables hold where a value is"),
         ("image,group\n0,water\n1, Water\n", "the groups 'water' and 'Water' differ only in how"),
     ],
 )

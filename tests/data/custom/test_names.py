@@ -1,6 +1,7 @@
 """Names: one Unicode form, none that stands for no value, no two that look alike."""
 
 import json
+import re
 import unicodedata
 from pathlib import Path
 
@@ -43,6 +44,22 @@ def test_names_of_a_mac_beside_others_in_tables(tmp_path: Path):
     assert listing.samples[2].image.exists()
 
 
+def test_names_of_a_mac_in_headers_and_options(tmp_path: Path):
+    text = f"image,{DECOMPOSED},dog,age\ni/00.png,1,0,7\ni/01.png,0,1,8\n"
+    for columns in ((COMPOSED, "dog"), (DECOMPOSED, "dog")):
+        source = CsvSource(own.write_table(tmp_path, text), label_columns=columns)
+        listing = source.listing()
+        assert listing.class_names == (COMPOSED, "dog")
+        assert listing.samples[0].annotation.read(8, 8, Contents()).labels == (COMPOSED,)
+    content = own.coco()
+    content["categories"][0]["name"] = COMPOSED
+    coco = CocoSource(own.write_coco(tmp_path, content), categories=(DECOMPOSED,))
+    assert coco.listing().class_names == (COMPOSED,)
+    own.write_voc(tmp_path)
+    (tmp_path / "class_names.txt").write_text(f"{COMPOSED}\ndog\n")
+    assert VocSource(tmp_path, categories=(DECOMPOSED,)).listing().class_names == (COMPOSED,)
+
+
 def test_names_of_a_mac_beside_others_in_voc(tmp_path: Path):
     own.write(tmp_path / "JPEGImages" / f"{COMPOSED}.png", own.pixels(0))
     own.write(tmp_path / "SegmentationClass" / f"{DECOMPOSED}.png", own.numbered(own.drawn(0), 1))
@@ -53,6 +70,9 @@ def test_names_of_a_mac_beside_others_in_voc(tmp_path: Path):
     ("first", "second"),
     [
         *(("cat", "Cat"), ("a_b", "a b"), ("a-b", "a  b"), ("cat", "\uff43\uff41\uff54")),
+        *(("COVID\u201319", "COVID-19"), ("covid 19", "covid19"), ("pottedplant", "potted plant")),
+        *(("Crohn's", "Crohn\u2019s"), ("cat", "\u0441\u0430t"), ("cat", "'cat'"), ("cat.", "cat")),
+        *(("St. Bernard", "St Bernard"), ("class_01", "class 1")),
         *(("1", "1.0"), ("1", "01"), ("1", "\uff11"), ("+7", "7."), ("-1", "-1.00")),
     ],
 )
@@ -76,6 +96,53 @@ def test_letters_are_classes(tmp_path: Path):
     assert CsvSource(own.write_table(tmp_path, text)).listing().class_names == ("A", "a")
 
 
+def test_what_is_written_alike_and_means_something_else(tmp_path: Path):
+    labels = [
+        "1 1",
+        "11",
+        "v1.1",
+        "v1.10",
+        "v11",
+        "2.5 mm",
+        "25 mm",
+        "AB+",
+        "AB-",
+        "x",
+        "\u00b5m",
+        "mm",
+    ]
+    lines = [f"i/{number:02d}.png,{label}" for number, label in enumerate(labels)]
+    table = own.write_table(tmp_path, "\n".join(["image,label", *lines]), len(labels))
+    assert len(CsvSource(table).listing().class_names) == len(labels)
+
+
+@pytest.mark.parametrize(
+    ("column", "label", "message"),
+    [
+        ("label", "cat|dog", r"line 4: has the label 'cat\|dog', with the mark between several"),
+        ("label", '"cat, dog"', r"the class 'cat, dog' is made of the classes 'cat' and 'dog'"),
+        ("label", "cat;dog", r"the class 'cat;dog' is made of the classes 'cat' and 'dog'"),
+        ("labels", '"cat,dog"', r"the class 'cat,dog' is made of the classes 'cat' and 'dog'"),
+        ("labels", "cow;cat", r"line 4: has the labels 'cow;cat'. Write each class once, separat"),
+        ("labels", "\"['cat', 'cow']\"", r"line 4: has the labels .*Write each class once, separ"),
+    ],
+)
+def test_several_classes_in_one_name(tmp_path: Path, column: str, label: str, message: str):
+    text = f"image,{column}\ni/00.png,cat\ni/01.png,dog\ni/02.png,{label}\n"
+    source = CsvSource(own.write_table(tmp_path, text))
+    if "made of" in message:
+        with pytest.raises(UserError, match=message):
+            source.listing()
+    else:
+        assert re.search(message, told(source))
+
+
+def test_quotes_behind_blanks(tmp_path: Path):
+    table = own.write_table(tmp_path, 'image,label\ni/00.png,cat\ni/01.png, "dog"\n')
+    with pytest.raises(UserError, match=r'line 3: a cell has quotes that are no part of it: "dog"'):
+        CsvSource(table).listing()
+
+
 def test_numbers_are_classes_and_names_of_files(tmp_path: Path):
     labels = [*map(str, range(-1, 11)), "1.1", "1.10", "100"]
     for number in range(len(labels)):
@@ -96,6 +163,27 @@ def test_columns_that_are_written_otherwise(tmp_path: Path):
     table = own.write_table(tmp_path, "image,Mask,none\ni/00.png,1,0\ni/01.png,0,1\n", 2)
     listing = CsvSource(table, label_columns=("Mask", "none")).listing()
     assert listing.class_names == ("Mask", "none")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "meant"),
+    [
+        ("set", ("train", "test"), "split"),
+        ("phase", ("Training", "val"), "split"),
+        ("mask_path", ("m/00.png", "m/01.png"), "mask"),
+        ("fold", ("1", "2"), None),
+        ("from", ("train", "station"), None),
+        ("thumbnail", ("m/00.png", "none"), None),
+    ],
+)
+def test_columns_that_are_called_otherwise(tmp_path: Path, column: str, values, meant):
+    lines = [f"i/{n:02d}.png,cat{n % 2},{values[n % 2]}" for n in range(4)]
+    source = CsvSource(own.write_table(tmp_path, "\n".join([f"image,label,{column}", *lines]), 4))
+    if meant is None:
+        assert len(source.listing().samples) == 4
+    else:
+        with pytest.raises(UserError, match=f"'{column}' is not read, .* Call it {meant}, or"):
+            source.listing()
 
 
 @pytest.mark.parametrize(
@@ -141,6 +229,10 @@ def test_files_of_voc_that_are_written_otherwise(tmp_path: Path):
         ("background\ncat\ndog\n", "line 1 is 'background', which has no line"),
         ("__ignore__\n_background_\ncat\ndog\n", "line 1 is '__ignore__', which has no line"),
         ("0: Background\ncat\ndog\n", "line 1 is '0: Background', which has no line"),
+        ("0 background\n1 cat\n2 dog\n", "line 1 is '0 background', which has no line"),
+        ('["cat",\n"dog"]', "of a list or dictionary of a program"),
+        ("2 cat\n1 dog\n", "line 1 is '2 cat', of another number"),
+        ("0: cat\n1: dog\n", "line 1 is '0: cat', of another number"),
         ("cat\n# not mine\ndog\n", "line 2 is a comment: '# not mine'"),
     ],
 )
@@ -151,6 +243,18 @@ def test_lines_that_would_shift_the_classes_behind_them(tmp_path: Path, text: st
         VocSource(tmp_path).listing()
 
 
+def test_lines_that_begin_with_numbers(tmp_path: Path):
+    own.write_voc(tmp_path)
+    for text in (
+        "2 doors\n4 doors\n",
+        "0 fingers\n1 fingers\n",
+        "1 cat\n2 dog\n",
+        "7 cat\n9 dog\n",
+    ):
+        (tmp_path / "class_names.txt").write_text(text)
+        assert VocSource(tmp_path).listing().class_names == tuple(text.splitlines())
+
+
 @pytest.mark.parametrize("text", ["cat\r\ndog\r\n\r\n", "cat\rdog", "\ufeffcat \n dog\n\n"])
 def test_lines_of_other_systems(tmp_path: Path, text: str):
     own.write_voc(tmp_path)
@@ -158,13 +262,29 @@ def test_lines_of_other_systems(tmp_path: Path, text: str):
     assert VocSource(tmp_path).listing().class_names == ("cat", "dog")
 
 
-@pytest.mark.parametrize("label", ["nan", "NaN", "<NA>", "#N/A"])
+@pytest.mark.parametrize("label", ["NaN", "<NA>", "#N/A", "NA", "n/a", "NULL", "#REF!"])
 @pytest.mark.parametrize("column", ["label", "labels"])
 def test_missing_values_are_no_class(tmp_path: Path, label: str, column: str):
     text = f"image,{column}\ni/00.png,cat\ni/01.png,{label}\n"
     listing = CsvSource(own.write_table(tmp_path, text)).listing()
     assert listing.class_names == ("cat",)
     assert f"line 3: has the label {label!r}, which tables hold where" in str(listing.problems[0])
+
+
+@pytest.mark.parametrize("name", ["nan", "NA"])
+def test_missing_values_are_no_class_of_other_sources(tmp_path: Path, name: str):
+    own.write_folder(tmp_path)
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "cat").rename(tmp_path / kind / name)
+    content = own.coco()
+    content["categories"][0]["name"] = name
+    own.write_voc(tmp_path / "voc")
+    (tmp_path / "voc" / "class_names.txt").write_text(f"{name}\ndog\n")
+    coco = CocoSource(own.write_coco(tmp_path / "coco", content))
+    table = CsvSource(own.write_table(tmp_path, f"image,{name},dog\ni/00.png,1,0\n"))
+    for source in (FolderSource(tmp_path), coco, VocSource(tmp_path / "voc"), table):
+        with pytest.raises(UserError, match=f"a class is called '{name}', which tables hold where"):
+            source.listing()
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,8 @@ def test_opaque_alpha_is_dropped_and_transparency_refused():
         (own.bomb(12_000, 12_000), "at most 89,000,000"),
         (own.text_bomb(), "cannot be decoded"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "cannot be decoded"),
-        (encoded(Image.fromarray(own.pixels(0)), "JPEG")[:-30], "cannot be decoded"),
+        (encoded(Image.fromarray(own.pixels(0)), "JPEG")[:-30], "truncated JPEG"),
+        (encoded(Image.fromarray(own.pixels(0)), "JPEG")[:-30] + bytes(30), "truncated JPEG"),
         (encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF"), "black and white are not"),
         (encoded(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]), "holds 2 pictures"),
     ],
@@ -121,6 +122,21 @@ def test_grey_masks_need_a_threshold_that_is_reached():
         binary(values, 256)
     with pytest.raises(Rejected, match="all its pixels are 0"):
         binary(np.zeros((2, 2), np.uint8), None)
+
+
+def test_thresholds_of_8_bits_are_none_of_16():
+    values = np.array([[0, 2000, 60000]], np.uint16)
+    with pytest.raises(Rejected, match="values up to 60,000, and the threshold is 128"):
+        binary(values, 128)
+    assert binary(values, 1).tolist() == [[False, True, True]]
+    assert binary(values, 32768).tolist() == [[False, False, True]]
+    assert binary(values // 256, 128).tolist() == [[False, False, True]]
+
+
+def test_dicom_is_no_mask():
+    for decode in (decode_values, decode_numbers):
+        with pytest.raises(Rejected, match="is DICOM, which is read as an image"):
+            decode(bytes(128) + b"DICM")
 
 
 def test_masks_with_colours_are_refused():

@@ -279,6 +279,14 @@ class TestCoco:
         assert read(listing.samples[0]).mask.sum() == 4
         assert not listing.problems
 
+    def test_what_overlaps_covers_no_more(self, tmp_path: Path):
+        content = own.coco(2)
+        wide = {"image_id": 0, "category_id": 8, "segmentation": [[0, 0, 8, 0, 8, 2, 0, 2]]}
+        content["annotations"] += [content["annotations"][0], wide]
+        first = CocoSource(own.write_coco(tmp_path, content), label="largest").listing().samples[0]
+        assert read(first).labels == ("dog",)
+        assert read(first).mask.sum() == 16 > own.drawn(0).sum()
+
     def test_masks_are_refused_for_images_of_another_size(self, tmp_path: Path):
         listing = CocoSource(own.write_coco(tmp_path, own.coco())).listing()
         with pytest.raises(Rejected, match="is 9 x 8 pixels, but its annotations are for 8 x 8"):
@@ -324,6 +332,7 @@ class TestCoco:
             ("[]", "has no list 'images'"),
             ('{"images": [], "annotations": {}}', "has no list 'annotations'"),
             ("[" + "9" * 5000 + "]", "is not JSON"),
+            ('{"images": [], "images": []}', "an object has 'images' twice"),
         ],
     )
     def test_files_that_are_none(self, tmp_path: Path, text: str, message: str):

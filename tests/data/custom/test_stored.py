@@ -172,3 +172,128 @@ def test_what_is_left_out_is_said_in_the_same_words_each_time(tmp_path: Path):
     assert found[0]["left_out"] == found[1]["left_out"]
     assert "cannot be decoded (cannot identify image file)" in found[0]["left_out"][0]
     assert content(found[0]) == content(found[1])
+
+
+def deep_png(values: np.ndarray, colour: int, depth: int = 16, key: int | None = None) -> bytes:
+    """A PNG of 16 bits a channel, or of fewer in grey; the key is the shade that is clear."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    if depth < 16:
+        bits = ("".join(f"{shade:0{depth}b}" for shade in row) for row in values)
+        rows = b"".join(b"\0" + int(b, 2).to_bytes(len(b) // 8, "big") for b in bits)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    clear = [] if key is None else [(b"tRNS", struct.pack(">H", key))]
+    chunks = [(b"IHDR", header), *clear, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(held)) + kind + held + struct.pack(">I", zlib.crc32(kind + held))
+        for kind, held in chunks
+    )
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_sixteen_bits_in_colour_or_with_alpha(colour: int, channels: int):
+    grey = (SHADES // 16 * 256 // 255).astype(np.uint16)[..., None]  # Below 256: the lower bytes.
+    values = np.repeat(grey, channels, 2)
+    if channels in (2, 4):
+        values[..., -1] = 65535
+    data = deep_png(values, colour)
+    np.testing.assert_array_equal(decode_values(data), grey[..., 0])
+    np.testing.assert_array_equal(decode_image(data, ".png", RULES), grey[..., 0])
+    white = decode_image(data, ".png", PixelRules(white=256))
+    np.testing.assert_array_equal(white, np.rint(grey[..., 0] * (65535 / 256)))
+    if channels in (2, 4):
+        values[0, 0, -1] = 65534
+        with pytest.raises(Rejected, match="transparent"):
+            decode_image(deep_png(values, colour), ".png", RULES)
+    else:
+        values[..., 0] = 0
+        found = decode_image(deep_png(values, colour), ".png", PixelRules(white=256))
+        np.testing.assert_array_equal(found, np.rint(values * (255 / 256)))
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_deflate"])
+def test_sixteen_bits_in_colour_of_a_tiff(compression: str):
+    tifffile = pytest.importorskip("tifffile")
+    values = np.random.default_rng(0).integers(0, 65536, (4, 4, 3), dtype=np.uint16)
+    kind = {} if compression == "raw" else {"compression": "zlib"}
+    for order in "<>":
+        file = io.BytesIO()
+        tifffile.imwrite(file, values, photometric="rgb", byteorder=order, **kind)
+        found = decode_image(file.getvalue(), ".tif", RULES)
+        np.testing.assert_array_equal(found, np.rint(values / 257))
+    file = io.BytesIO()
+    tifffile.imwrite(file, values.T, photometric="rgb", planarconfig="separate", **kind)
+    with pytest.raises(Rejected, match="16 bits for each colour, in separate planes"):
+        decode_image(file.getvalue(), ".tif", RULES)
+
+
+@pytest.mark.parametrize("decode", [decode_values, lambda data: decode_image(data, "", RULES)])
+def test_a_tiff_whose_alpha_is_multiplied_in(decode):
+    tifffile = pytest.importorskip("tifffile")
+    for alpha in (255, 128):
+        values = np.full((4, 4, 2), (7, alpha), np.uint8)
+        file = io.BytesIO()
+        tifffile.imwrite(file, values, photometric="minisblack", extrasamples=["assocalpha"])
+        if alpha == 255:
+            assert (decode(file.getvalue()) == 7).all()
+        else:
+            with pytest.raises(Rejected, match="transparent"):
+                decode(file.getvalue())
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 16])
+def test_a_shade_that_is_clear(depth: int):
+    white = 2**depth - 1
+    values = np.array([[0, white] * 4], np.uint16)
+    for key in (0, white):
+        for decode in (decode_values, lambda data: decode_image(data, ".png", RULES)):
+            with pytest.raises(Rejected, match="transparent"):
+                decode(deep_png(values, 0, depth, key))
+    if depth > 1:
+        decode_values(deep_png(values, 0, depth, 1))
+
+
+def test_numbers_of_palettes_that_may_be_others():
+    greys = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "L")
+    greys.putpalette([0, 0, 0, 7, 7, 7, 15, 15, 15])
+    with pytest.raises(Rejected, match="0, 7, 15 for 0, 1, 2"):
+        decode_numbers(_saved(greys, "PNG"))
+    greys.putpalette([value for code in range(256) for value in (code, 255 - code, 0)])
+    assert decode_numbers(_saved(greys, "PNG")).tolist() == [[0, 1, 2]]
+    with pytest.raises(Rejected, match="is a GIF"):
+        decode_numbers(_saved(greys, "GIF"))
+
+
+def _saved(picture: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def test_a_tiff_with_smaller_copies_of_it():
+    def pages(*kinds: int) -> bytes:
+        """A TIFF whose pages differ in what they are: 0, a picture, or 1, a smaller copy."""
+        data = bytearray(tiff(bytes(range(16)), 8, _254=kinds[0]))
+        place = 8 + 16
+        for kind in kinds[1:]:
+            next_place = place + 2 + 12 * 10
+            data[next_place : next_place + 4] = struct.pack("<I", len(data))
+            place = len(data)
+            data += tiff(b"", 8, _254=kind, _279=16)[8:]
+        return bytes(data)
+
+    for kinds, read in (((0, 1, 1), True), ((0, 0), False), ((1, 0), False), ((0, 1, 0), False)):
+        if read:
+            found = decode_image(pages(*kinds), ".tif", RULES)
+            np.testing.assert_array_equal(found.ravel(), range(16))
+        else:
+            with pytest.raises(Rejected, match=f"holds {len(kinds)} pictures"):
+                decode_image(pages(*kinds), ".tif", RULES)
+
+
+def test_a_gif_whose_frame_leaves_parts_out():
+    data = bytearray(_saved(Image.new("P", (4, 4), 1), "GIF"))
+    decode_image(bytes(data), ".gif", RULES)
+    data[6:8] = struct.pack("<H", 5)  # The width of the whole.
+    with pytest.raises(Rejected, match="parts without a colour"):
+        decode_image(bytes(data), ".gif", RULES)

@@ -58,16 +58,23 @@ def drawn(boxes: Sequence[Box], height: int, width: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class GivenBoxes:
-    """Boxes and classes that a table names."""
+    """Boxes and classes that a table names.
+
+    Attributes:
+        size: height and width that were annotated; None where they are not told.
+    """
 
     boxes: tuple[Box, ...]
     labels: tuple[str, ...]
+    size: tuple[int, int] | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
         return ()
 
     def read(self, height: int, width: int, contents: Contents) -> Annotated:
+        if self.size is not None:
+            coordinates.require_size(self.size, height, width)
         return Annotated(drawn(self.boxes, height, width), self.labels)
 
 
@@ -127,6 +134,9 @@ def _parsed(data: bytes) -> tuple[tuple[int, int] | None, list[tuple[str, Box]]]
         raise Rejected(f"is not XML ({error})", "Save the annotation again") from error
     found = []
     for entry in root.iter("object"):
+        for part in ("name", "bndbox"):
+            if len(entry.findall(part)) > 1:
+                raise Rejected(f"has an object with two of {part}", "Keep one, or part the object")
         given = [entry.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
         sides = coordinates.numbers(given, coordinates.of_text, "box")
         name = normal((entry.findtext("name") or "").strip())

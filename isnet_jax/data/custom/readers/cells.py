@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Final
 
+from isnet_jax.data.custom.readers.names import normal
 from isnet_jax.data.custom.readers.samples import read_text
 from isnet_jax.errors import UserError, printable
 
@@ -30,9 +31,17 @@ def rows_of(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             f"{shown} line {reader.line_num}: not a CSV table ({error}). "
             'Expected commas between cells, and quotes as in "a, b".'
         ) from error
+    for number, row in rows:
+        for cell in row:
+            bare = cell.strip()
+            if len(bare) > 1 and bare[0] == bare[-1] == '"':
+                raise UserError(
+                    f"{shown} line {number}: a cell has quotes that are no part of it: "
+                    f"{printable(bare[:40])}. Put no blanks between commas and quotes."
+                )
     if not rows:
         raise UserError(f"{shown} has no rows. Expected a header and rows.")
-    header = [cell.strip(BLANK) for cell in rows[0][1]]
+    header = [normal(cell.strip(BLANK)) for cell in rows[0][1]]
     if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
         raise UserError(f"{shown}: the cells are not separated by commas. Save it with commas.")
     twice = sorted({name for name in header if header.count(name) > 1})

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from isnet_jax.data.custom.readers import choice, coordinates, segments
 from isnet_jax.data.custom.readers.boxes import box, polygon
-from isnet_jax.data.custom.readers.names import normal, require_distinct
+from isnet_jax.data.custom.readers.names import normal, require_distinct, require_values
 from isnet_jax.data.custom.readers.pictures import PixelRules
 from isnet_jax.data.custom.readers.samples import (
     Annotated,
@@ -57,6 +58,7 @@ class CocoSource:
     boxes: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "categories", tuple(map(normal, self.categories)))
         choice.check(self.label)
 
     @property
@@ -122,13 +124,14 @@ class CocoSource:
             name = entry.get("name")
             if not isinstance(name, str) or not name.strip() or not name.isprintable():
                 raise UserError(f"{place} has no name. {_REMEDY}.")
-            name = normal(name)
+            name = normal(name.strip())
             if key in ids or (key in used and name in names.values()):
                 raise UserError(f"{place} repeats the id or name of another. {_REMEDY}.")
             ids.add(key)
             if key in used or name in self.categories:
                 names[key] = name
         require_distinct(names.values(), self.annotations)
+        require_values(names.values(), self.annotations)
         for name in self.categories:
             if name not in names.values():
                 raise UserError(printable(suggest(name, names.values(), what="category")))
@@ -165,18 +168,20 @@ class CocoSource:
             return None
         if not own:
             raise Rejected(f"({name}) has no annotation", "Annotate it, or remove its entry")
-        areas: dict[str, float] = defaultdict(float)
         for instance in own:
             try:
-                areas[instance.category] += segments.check(instance.segmentation, height, width)
+                segments.check(instance.segmentation, height, width)
             except Rejected as error:
                 wrong = f"({name}, annotations[{instance.number}]) {error.wrong}"
                 raise Rejected(wrong, error.remedy) from error
         segments.require_pixels((i.segmentation for i in own), height, width)
-        labels = choice.chosen(areas, self.label)
-        shapes = tuple(i.segmentation for i in own if i.category in labels)
-        order = tuple(n for n in dict.fromkeys(i.category for i in own) if n in labels)
-        return Sample(relative(path, self.root), path, _Segments(shapes, order, height, width))
+        shapes: dict[str, list[Any]] = defaultdict(list)
+        for instance in own:
+            shapes[instance.category].append(instance.segmentation)
+        if self.label == "only":
+            choice.chosen(dict.fromkeys(shapes, 1.0), self.label)
+        annotation = _Segments(dict(shapes), self.label, height, width)
+        return Sample(relative(path, self.root), path, annotation)
 
 
 @dataclass(frozen=True)
@@ -192,8 +197,8 @@ class _Instance:
 class _Segments:
     """A mask drawn from segments, and the classes they are of."""
 
-    shapes: tuple[Any, ...]
-    labels: tuple[str, ...]
+    shapes: Mapping[str, list[Any]]
+    label: choice.Label
     height: int
     width: int
 
@@ -203,12 +208,21 @@ class _Segments:
 
     def read(self, height: int, width: int, contents: Contents) -> Annotated:
         coordinates.require_size((self.height, self.width), height, width)
-        mask = np.zeros((height, width), bool)
-        for shape in self.shapes:
-            segments.draw(shape, mask)
+        labels = tuple(self.shapes)
+        if self.label == "largest" and len(labels) > 1:
+            areas = {name: float(self._drawn((name,)).sum()) for name in labels}
+            labels = choice.chosen(areas, self.label)
+        mask = self._drawn(labels)
         if not mask.any():
             raise Rejected("has an empty mask: its segments cover no pixel", "Annotate it anew")
-        return Annotated(mask, self.labels)
+        return Annotated(mask, labels)
+
+    def _drawn(self, names: tuple[str, ...]) -> np.ndarray:
+        mask = np.zeros((self.height, self.width), bool)
+        for name in names:
+            for shape in self.shapes[name]:
+                segments.draw(shape, mask)
+        return mask
 
 
 def _box(entry: Any) -> list[list[float]]:
@@ -223,7 +237,7 @@ def _box(entry: Any) -> list[list[float]]:
 def _parsed(path: Path) -> dict[str, list[Any]]:
     text = read_text(path, "annotations in COCO's format")
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{printable(path)} is not JSON ({printable(error)}). Expected annotations in COCO's "
@@ -236,6 +250,15 @@ def _parsed(path: Path) -> dict[str, list[Any]]:
                 "the lists images, annotations and categories."
             )
     return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which each name is there once."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"an object has {max(names, key=names.count)[:40]!r} twice")
+    return found
 
 
 def _used(annotations: list[Any]) -> set[int | str]:

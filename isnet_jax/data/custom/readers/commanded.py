@@ -17,7 +17,7 @@ from jaxtyping import Bool
 from PIL import Image
 
 from isnet_jax.data.custom.readers.made_masks import NoMask
-from isnet_jax.data.custom.readers.pictures import MaskFile, PixelRules
+from isnet_jax.data.custom.readers.pictures import MaskFile, PixelRules, is_turned
 from isnet_jax.data.custom.readers.samples import Contents, Record, Rejected, without_addresses
 from isnet_jax.errors import UserError, printable
 
@@ -31,8 +31,9 @@ class ByCommand:
     """Masks of a command such as `tool --in {image} --out {mask}`.
 
     It is started once for each image, without a shell: words are separated, and quoted, as a shell
-    has them, and nothing else is expanded. {image} becomes the image's file, {mask} the file to
-    write the mask to, which is read as masks of `prepare folder` are. No file means no mask.
+    has them, and nothing else is expanded. {image} becomes the image's file, or, of a picture that
+    is stored turned (EXIF), an upright PNG of its name; {mask} the file to write the mask to, which
+    is read as masks of `prepare folder` are. No file means no mask.
 
     Attributes:
         command: the words.
@@ -74,8 +75,10 @@ class ByCommand:
         """The mask that the command writes; see `MaskMaker`."""
         with tempfile.TemporaryDirectory() as folder:
             mask = Path(folder, "mask.png")
-            if isinstance(image, Record):
-                given = Path(folder, "image.png")
+            if isinstance(image, Record) or is_turned(image):
+                stem = "image" if isinstance(image, Record) else image.stem
+                given = Path(folder, "image", f"{stem}.png")
+                given.parent.mkdir()
                 Image.fromarray(pixels).save(given)
             else:
                 given = Path(os.path.abspath(image))

@@ -73,6 +73,9 @@ def _shown(dataset: Any, max_pixels: int) -> np.ndarray:
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise Rejected(f"holds {frames} pictures", "Save one picture a file")
+    lowest = int(dataset.get("HighBit", dataset.BitsStored - 1)) + 1 - int(dataset.BitsStored)
+    if lowest:
+        raise Rejected(f"has its lowest bit at the place {lowest}", "Convert it to 16-bit PNG")
     kind = str(dataset.PhotometricInterpretation)
     stored = dataset.pixel_array
     if kind == "RGB" and stored.shape == (rows, columns, 3) and stored.dtype == np.uint8:

@@ -60,6 +60,7 @@ class FolderSource:
                 samples += found
                 classes |= {name} if found else set()
         names.require_distinct(sorted(classes), self.root)
+        names.require_values(sorted(classes), self.root)
         return Listing(
             root=self.root,
             samples=tuple(samples),

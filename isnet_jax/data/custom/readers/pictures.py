@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 from PIL import Image, ImageOps
 
-from isnet_jax.data.custom.readers import dicom, png
+from isnet_jax.data.custom.readers import deep, dicom, jpeg, png
 from isnet_jax.data.custom.readers.samples import (
     Annotated,
     Contents,
@@ -32,12 +32,15 @@ SUFFIXES: Final = frozenset(
 )  # fmt: skip
 CONVERT: Final = "Convert it to PNG or JPEG"
 # Pictures that cameras and programs write and that are not read here.
-_FOREIGN: Final = frozenset(
+FOREIGN: Final = frozenset(
     (
         ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".psd", ".svg", ".eps", ".pdf", ".exr",
         ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".nii", ".npy",
     )
 )  # fmt: skip
+_ORIENTATION: Final = 0x0112  # EXIF's tag
+_SUBFILE: Final = 254  # TIFF's tag
+_MOST_COPIES: Final = 32
 _EIGHT_BIT_GREY: Final = ("1", "L", "LA")
 
 
@@ -48,7 +51,7 @@ class PixelRules:
     Attributes:
         mask_threshold: mask values from this one on are foreground, 1 to 255 (to 65,535 in 16-bit
             masks). Left out, a mask may hold 0 and one other value only.
-        white: the value of white in 16-bit grey images, such as 4095 where they hold 12 bits of
+        white: the value of white in images of 16 bits, such as 4095 where they hold 12 bits of
             data; 65,535 if left out. Not for DICOM and TIFF of 12 bits, which say it themselves.
 
     Raises:
@@ -101,7 +104,7 @@ class MaskFile:
 def no_picture(path: Path, place: str) -> Problem:
     """What is wrong with a file whose suffix is none of `SUFFIXES`."""
     suffix = path.suffix.lower()
-    remedy = CONVERT if suffix in _FOREIGN else "Remove or rename it"
+    remedy = CONVERT if suffix in FOREIGN else "Remove or rename it"
     return Problem(place, f"is no image by its name (suffix {path.suffix!r})", remedy)
 
 
@@ -116,7 +119,8 @@ def decode_image(
         rules: what is white in 16-bit images.
 
     Returns:
-        uint8 (h, w) or (h, w, 3), or uint16 (h, w) for images of more than 8 bits.
+        uint8 (h, w) or (h, w, 3), or uint16 (h, w) for grey images of more than 8 bits, also where
+        they are stored in colour or with alpha.
 
     Raises:
         Rejected: it is not a picture that can be used.
@@ -125,9 +129,11 @@ def decode_image(
     if suffix.lower() in (".dcm", ".dicom") or data[128:132] == b"DICM":
         return dicom.decode(data, MAX_PIXELS)
     picture, hidden = _open(data)
-    if picture.mode in WIDE_GREY:
-        return _wide_grey(np.asarray(picture), rules.white, hidden)
+    if hidden.deep is not None:
+        return _wide(hidden.deep, rules.white, hidden)
     picture = _opaque(picture, hidden)
+    if picture.mode in WIDE_GREY:
+        return _wide(np.asarray(picture), rules.white, hidden)
     if picture.mode in ("F", "LAB", "HSV"):
         raise Rejected(
             f"holds values of the kind {picture.mode!r}, whose black and white are not known",
@@ -143,21 +149,28 @@ def decode_values(data: bytes) -> Shaped[np.ndarray, "h w"]:
         Rejected: it cannot be read, or has colours.
     """
     picture, hidden = _open(data)
+    if hidden.deep is not None:
+        return _grey(hidden.deep)
+    picture = _opaque(picture, hidden)
     if picture.mode in WIDE_GREY:
         values = np.asarray(picture)
         return (hidden.shown or 65535) - values if hidden.white_is_zero else values
-    picture = _opaque(picture, hidden)
     if picture.mode in _EIGHT_BIT_GREY:
         return np.asarray(picture.convert("L"))
     if picture.mode not in ("P", "RGB"):
         raise Rejected(f"is a mask of the kind {picture.mode!r}", "Save it as black and white PNG")
-    colours = np.asarray(picture.convert("RGB"))
-    if (colours != colours[..., :1]).any():
+    return _grey(np.asarray(picture.convert("RGB")))
+
+
+def _grey(values: Shaped[np.ndarray, "h w ..."]) -> Shaped[np.ndarray, "h w"]:
+    if values.ndim == 2:
+        return values
+    if (values != values[..., :1]).any():
         raise Rejected(
             "is a mask with colours",
             "Save it in black and white; where colours number classes, use `isnet-jax prepare voc`",
         )
-    return colours[..., 0]
+    return values[..., 0]
 
 
 def decode_numbers(data: bytes) -> Shaped[np.ndarray, "h w"]:
@@ -178,7 +191,13 @@ def decode_numbers(data: bytes) -> Shaped[np.ndarray, "h w"]:
             f"is {found}, expected a palette or grey image of numbers",
             "Save the mask with its palette",
         )
+    if hidden.renumbered:
+        raise Rejected(
+            "is a GIF, in which programs number colours anew", "Save the numbers anew, as PNG"
+        )
     numbers = np.asarray(picture)
+    if picture.mode == "P":
+        _require_colours(picture, numbers)
     if picture.mode == "1":
         return numbers.astype(np.uint8)
     if hidden.highest is None or hidden.shown is None:
@@ -186,16 +205,38 @@ def decode_numbers(data: bytes) -> Shaped[np.ndarray, "h w"]:
     return np.rint(numbers * (hidden.highest / hidden.shown)).astype(numbers.dtype)
 
 
+def _require_colours(picture: Image.Image, numbers: Shaped[np.ndarray, "h w"]) -> None:
+    """Raises `Rejected` for a palette of greys that are other numbers than those of the palette."""
+    used = np.unique(numbers)
+    colours = np.array(picture.getpalette("RGB")).reshape(-1, 3)
+    shades = colours[used[used < len(colours)]]
+    grey, numbered = (shades == shades[:, :1]).all(), (shades[:, 0] == used[: len(shades)]).all()
+    if grey and not numbered and not np.isin(shades[:, 0], (0, 255)).all():
+        raise Rejected(
+            "shows greys that are other numbers than its palette's: "
+            f"{', '.join(map(str, shades[:5, 0]))} for {', '.join(map(str, used[:5]))}",
+            "Save the numbers in grey, or with a palette of colours",
+        )
+
+
 def binary(values: Shaped[np.ndarray, "h w"], threshold: int | None) -> Bool[np.ndarray, "h w"]:
     """The foreground of a mask.
 
-    With a threshold, foreground is what reaches it. Without, it is every pixel above 0, and all of
+    With a threshold, foreground is what reaches it; one of 8 bits, but for 1, is none of values
+    with more. Without, it is every pixel above 0, and all of
     them must have the same value.
 
     Raises:
-        Rejected: there are several values above 0, or no foreground.
+        Rejected: there are several values above 0, or no foreground, or it is of other values.
     """
     if threshold is not None:
+        if 1 < threshold <= 255 < values.max():
+            raise Rejected(
+                f"is a mask of more than 8 bits, with values up to {values.max():,}, and the "
+                f"threshold is {threshold}",
+                "Save it with 8 bits as the others are, or give a threshold for its values "
+                "(--mask-threshold)",
+            )
         mask = values >= threshold
         if not mask.any():
             raise Rejected(
@@ -233,6 +274,8 @@ def _open(data: bytes) -> tuple[Image.Image, Stored]:
     """A decoded picture of one frame, upright; of a photograph with previews the photograph."""
     if data[4:8] == b"ftyp":
         raise Rejected("is a HEIC, AVIF or film file", CONVERT)
+    if data[128:132] == b"DICM":
+        raise Rejected("is DICOM, which is read as an image and not as a mask", "Save it as PNG")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -241,9 +284,17 @@ def _open(data: bytes) -> tuple[Image.Image, Stored]:
             _require_sane(picture)
             if picture.format == "PNG":
                 png.require_whole(data)
+            if picture.format in ("JPEG", "MPO"):
+                jpeg.require_end(data)
+            deep.require_together(picture)
             hidden = stored(picture, data)
+            channels = deep.channels(picture, data)
             picture.load()
             require_unsigned(picture)
+            if channels is not None:
+                hidden = hidden._replace(deep=deep.opaque(channels, picture))
+            if picture.mode == "La":
+                picture = picture.convert("LA")
             return ImageOps.exif_transpose(picture), hidden
     except Rejected:
         raise
@@ -257,6 +308,17 @@ def _open(data: bytes) -> tuple[Image.Image, Stored]:
         ) from error
 
 
+def is_turned(path: Path) -> bool:
+    """Whether a picture's file holds it turned or mirrored, and says so."""
+    try:
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
+            warnings.simplefilter("ignore")
+            return picture.getexif().get(_ORIENTATION, 1) in range(2, 9)
+    except Exception:
+        # Of what is no picture, such as DICOM; and decoders raise nearly everything.
+        return False
+
+
 def _require_sane(picture: Any) -> None:
     width, height = picture.size
     if width * height > MAX_PIXELS:
@@ -264,8 +326,23 @@ def _require_sane(picture: Any) -> None:
     if width < 1 or height < 1:
         raise Rejected("has no pixels", "Copy it again")
     # Cameras and phones put previews, depth and gain maps behind the photograph (MPO).
-    if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
-        raise Rejected(f"holds {picture.n_frames} pictures", "Save one picture a file")
+    frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
+    if frames > 1 and not (picture.format == "TIFF" and _are_smaller_copies(picture, frames)):
+        raise Rejected(f"holds {frames} pictures", "Save one picture a file")
+    if picture.format == "GIF" and picture.tile[0].extents != (0, 0, width, height):
+        raise Rejected("has parts without a colour: its frame leaves them out", "Save it as PNG")
+
+
+def _are_smaller_copies(picture: Any, frames: int) -> bool:
+    """Whether all pictures of a TIFF but the first are it in less resolution, as viewers need."""
+    if frames > _MOST_COPIES:
+        return False
+    reduced = []
+    for number in range(frames):
+        picture.seek(number)
+        reduced.append(bool(picture.tag_v2.get(_SUBFILE, 0) & 1))
+    picture.seek(0)
+    return not reduced[0] and all(reduced[1:])
 
 
 def _too_large(size: str = "too many pixels") -> Rejected:
@@ -283,16 +360,32 @@ def _opaque(picture: Image.Image, hidden: Stored) -> Image.Image:
             f"is damaged: its palette has {hidden.colours} colours, but pixels name more",
             "Save it as RGB",
         )
-    if picture.has_transparency_data:
+    if picture.mode in ("1", "L", *WIDE_GREY):
+        _require_opaque_grey(picture, hidden)
+    elif picture.has_transparency_data:
         low = picture.convert("RGBA").getchannel("A").getextrema()[0]
         if isinstance(low, int | float) and low < 255:
-            raise Rejected("has transparent parts", "Flatten it onto a background")
+            raise deep.transparent()
         if picture.mode in ("RGBA", "P", "PA", "RGB"):
             return picture.convert("RGB")
     return picture
 
 
-def _wide_grey(values: np.ndarray, white: int | None, hidden: Stored) -> Shaped[np.ndarray, "h w"]:
+def _require_opaque_grey(picture: Image.Image, hidden: Stored) -> None:
+    """Raises `Rejected` if the one shade that the file calls transparent is there."""
+    key = picture.info.get("transparency")
+    if isinstance(key, int):
+        values = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+        if hidden.highest is not None and hidden.shown is not None:
+            key = key * hidden.shown // hidden.highest
+        if (values == key).any():
+            raise deep.transparent()
+
+
+def _wide(
+    values: Shaped[np.ndarray, "h w ..."], white: int | None, hidden: Stored
+) -> Shaped[np.ndarray, "h w"] | Shaped[np.ndarray, "h w 3"]:
+    """uint16 of grey values, and uint8 of colours, between black and what is white."""
     low, high = int(values.min()), int(values.max())
     limit = hidden.shown or white or 65535
     if low < 0 or high > limit:
@@ -300,5 +393,7 @@ def _wide_grey(values: np.ndarray, white: int | None, hidden: Stored) -> Shaped[
             f"holds values from {low:,} to {high:,}, expected 0 to {limit:,}",
             "Save it as 16-bit grey, or correct --white",
         )
+    if values.ndim == 3:
+        return np.rint(values * (255 / limit)).astype(np.uint8)
     shades = values.astype(np.float64) * (65535 / limit)
     return np.rint(65535 - shades if hidden.white_is_zero else shades).astype(np.uint16)

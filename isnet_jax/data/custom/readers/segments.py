@@ -11,11 +11,12 @@ from isnet_jax.data.custom.readers.samples import Rejected
 
 # Annotation tools place corners on the border, and round.
 _MARGIN: Final = 1.0
+_CROSSINGS: Final = 1 << 16
 _REMEDY: Final = "Correct its segmentation"
 
 
-def check(segmentation: Any, height: int, width: int) -> float:
-    """The area of a segment in pixels, about, once it is known to be drawable.
+def check(segmentation: Any, height: int, width: int) -> None:
+    """Whether a segment can be drawn.
 
     Args:
         segmentation: a list of polygons [x1, y1, x2, y2, ...], or run lengths {"counts", "size"}.
@@ -25,11 +26,13 @@ def check(segmentation: Any, height: int, width: int) -> float:
         Rejected: it is neither, or does not fit the image.
     """
     if isinstance(segmentation, dict):
-        return float(sum(_runs(segmentation, height, width)[1::2]))
+        _runs(segmentation, height, width)
+        return
     if not isinstance(segmentation, list) or not segmentation:
         remedy = f"{_REMEDY}, or draw masks from the boxes: --boxes"
         raise Rejected("has a segment that is neither polygons nor run lengths", remedy)
-    return sum(_polygon_area(polygon, height, width) for polygon in segmentation)
+    for polygon in segmentation:
+        _require_polygon(polygon, height, width)
 
 
 def require_pixels(segmentations: Iterable[Any], height: int, width: int) -> None:
@@ -74,14 +77,21 @@ def _fill(polygon: Float64[np.ndarray, " coordinates"], mask: Bool[np.ndarray, "
     )
     edges = np.stack([x, y, np.roll(x, -1), np.roll(y, -1)], axis=1)
     changes = np.zeros((bottom - top, right - left + 1), np.uint8)
-    for start in range(0, len(edges), width):  # Never more than the image has pixels.
-        x0, y0, x1, y1 = edges[start : start + width].T
-        centres = np.arange(top, bottom)[:, None] + 0.5
-        row, edge = np.nonzero((y0 <= centres) != (y1 <= centres))
+    step = max(width, _CROSSINGS // max(1, bottom - top))
+    for start in range(0, len(edges), step):  # Crossings are few, or as many as there are pixels.
+        x0, y0, x1, y1 = edges[start : start + step].T
+        first_row, end_row = (
+            np.clip(np.ceil(side(y0, y1) - 0.5), top, bottom).astype(int)
+            for side in (np.minimum, np.maximum)
+        )
+        counts = end_row - first_row
+        edge = np.repeat(np.arange(len(counts)), counts)
+        before = np.cumsum(counts) - counts
+        row = np.arange(len(edge)) - before[edge] + first_row[edge]
         slope = (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
-        crossing = x0[edge] + (row + top + 0.5 - y0[edge]) * slope
+        crossing = x0[edge] + (row + 0.5 - y0[edge]) * slope
         first = np.clip(np.ceil(crossing - 0.5), left, right).astype(int) - left
-        np.add.at(changes, (row, first), 1)
+        np.add.at(changes, (row - top, first), 1)
     np.cumsum(changes, axis=1, dtype=np.uint8, out=changes)
     mask[top:bottom, left:right] |= (changes[:, :-1] & 1).view(bool)
 
@@ -94,7 +104,7 @@ def _high(values: np.ndarray) -> float:
     return np.ceil(values.max())
 
 
-def _polygon_area(polygon: Any, height: int, width: int) -> float:
+def _require_polygon(polygon: Any, height: int, width: int) -> None:
     numbers = isinstance(polygon, list) and all(map(coordinates.is_number, polygon))
     if not numbers or len(polygon) < 6 or len(polygon) % 2:
         raise Rejected("has a polygon that is not a list of three or more points x, y", _REMEDY)
@@ -105,8 +115,6 @@ def _polygon_area(polygon: Any, height: int, width: int) -> float:
             raise Rejected(
                 f"has a polygon with {place}, outside of its image of {width} x {height}", _REMEDY
             )
-    x, y = np.array(polygon[::2], np.float64), np.array(polygon[1::2], np.float64)
-    return float(abs(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) / 2)
 
 
 def _runs(segmentation: dict[str, Any], height: int, width: int) -> list[int]:

@@ -2,6 +2,8 @@
 
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from isnet_jax.data.custom.readers.samples import Rejected
 
 WIDE_GREY: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -19,20 +21,28 @@ class Stored(NamedTuple):
         highest: the number of the lightest shade; None if it is that of the decoded type.
         shown: what decoding makes of the highest.
         lossy: compression may have changed the numbers.
+        renumbered: it is of a kind whose programs number colours anew.
         colours: entries of the palette.
+        deep: of a picture of 16 bits a channel, in colour or with alpha, all bits: uint16 (h, w),
+            or (h, w, 3) in colour.
     """
 
     white_is_zero: bool = False
     highest: int | None = None
     shown: int | None = None
     lossy: bool = False
+    renumbered: bool = False
     colours: int = 0
+    deep: np.ndarray | None = None
 
 
 def stored(picture: Any, data: bytes) -> Stored:
     """Of a picture of Pillow's that is not decoded yet, and of its file's bytes."""
     if picture.mode == "P":
-        return Stored(lossy=_lossy(picture), colours=_colours(picture.palette))
+        renumbered = picture.format == "GIF"
+        return Stored(
+            lossy=_lossy(picture), renumbered=renumbered, colours=_colours(picture.palette)
+        )
     if picture.format == "TIFF":
         depth = picture.tag_v2.get(_DEPTH, (1,))[0]
         grey = picture.mode in ("1", "L", *WIDE_GREY)

@@ -7,7 +7,7 @@ from typing import Final
 from isnet_jax.data.custom.readers import coordinates, names, splits
 from isnet_jax.data.custom.readers.boxes import GivenBoxes, box
 from isnet_jax.data.custom.readers.cells import BLANK, rows_of
-from isnet_jax.data.custom.readers.pictures import MaskFile, PixelRules
+from isnet_jax.data.custom.readers.pictures import SUFFIXES, MaskFile, PixelRules
 from isnet_jax.data.custom.readers.samples import (
     Listing,
     Problem,
@@ -23,6 +23,7 @@ from isnet_jax.errors import UserError, printable
 
 _BOX: Final = ("xmin", "ymin", "xmax", "ymax")
 _RESERVED: Final = ("image", "mask", "label", "labels", "split", *_BOX)
+_SIZE: Final = ("height", "width")
 _TRUTH: Final = {"0": False, "0.0": False, "1": True, "1.0": True}
 _SEPARATOR: Final = "|"
 
@@ -32,9 +33,10 @@ class CsvSource:
     """A table with a row per image.
 
     Its columns: `image`, a path; `mask`, a path, or empty where there is no mask; or instead
-    `xmin`, `ymin`, `xmax`, `ymax`, a box as a coarse mask, in pixels from the image's corner; one
-    of: `label`, the image's class; `labels`, any number of classes separated by `|`; several
-    columns of 0 and 1, named like the classes; and, if wanted, `split`.
+    `xmin`, `ymin`, `xmax`, `ymax`, a box as a coarse mask, in pixels from the image's corner, with
+    `width` and `height` of the image, if wanted, which must be its; one of: `label`, the image's
+    class; `labels`, any number of classes separated by `|`; several columns of 0 and 1, named like
+    the classes; and, if wanted, `split`.
 
     Attributes:
         table: the CSV file: UTF-8, commas, a header.
@@ -48,6 +50,9 @@ class CsvSource:
     folder: Path | None = None
     label_columns: tuple[str, ...] = ()
     rules: PixelRules = field(default_factory=PixelRules)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label_columns", tuple(map(names.normal, self.label_columns)))
 
     @property
     def root(self) -> Path:
@@ -64,6 +69,7 @@ class CsvSource:
         require_folder(self.root, "the folder that the table's paths are relative to")
         single = "label" in header and not self.label_columns
         columns = self._class_columns(header)
+        self._check_unread(header, rows, {*_RESERVED, *columns})
         samples: list[Sample] = []
         problems: list[Problem] = []
         seen: dict[Path | Record, int] = {}
@@ -82,6 +88,8 @@ class CsvSource:
                 problems.append(Problem(place, error.wrong, error.remedy))
         given = {sample.split for sample in samples if sample.split is not None}
         names.require_distinct(columns or sorted(named), self.table)
+        names.require_values(columns, self.table)
+        names.require_apart(sorted(named), self.table)
         # Rows whose split is refused are among the problems: they may be those that lack.
         refused = any(problem.wrong.startswith("has the split") for problem in problems)
         if given and not refused:
@@ -112,7 +120,7 @@ class CsvSource:
             )
         names.require_as_written(
             [name for name in header if name not in self.label_columns],
-            _RESERVED,
+            (*_RESERVED, *_SIZE) if sides else _RESERVED,
             f"{table}: the column",
             "Rename it; if it is a class, name all columns that are: --label-columns",
         )
@@ -150,6 +158,34 @@ class CsvSource:
             )
         return columns
 
+    def _check_unread(
+        self, header: list[str], rows: list[tuple[int, list[str]]], read: set[str]
+    ) -> None:
+        """Raises a `UserError` for a column that is not read and holds splits, or the masks."""
+        whole = [dict(zip(header, row, strict=True)) for _, row in rows if len(row) == len(header)]
+        held = {name: {row[name].strip() for row in whole} - {""} for name in header}
+        masked = any(held.get(name) for name in ("mask", *_BOX))
+        for name in header:
+            if name in read or len(held[name]) < 2:
+                continue
+            meant = None
+            if "split" not in header and all(splits.is_split(splits.meant(v)) for v in held[name]):
+                meant = "split"
+            elif not masked and all(self._is_picture(value) for value in held[name]):
+                meant = "mask"
+            if meant is not None:
+                raise UserError(
+                    f"{printable(self.table)}: the column {printable(repr(name))} is not read, but "
+                    f"holds what a column {meant} does. Call it {meant}, or drop it."
+                )
+
+    def _is_picture(self, text: str) -> bool:
+        try:
+            path = inside(self.root, text)
+        except Rejected:
+            return False
+        return path.suffix.lower() in SUFFIXES and path.is_file()
+
     def _sample(
         self, header: list[str], row: list[str], single: bool, columns: list[str]
     ) -> tuple[Sample, tuple[str, ...]]:
@@ -173,8 +209,17 @@ class CsvSource:
         sides = [cells[side].strip() for side in _BOX if side in cells]
         if any(sides):
             corners = coordinates.numbers(sides, coordinates.of_text, "box")
-            annotation = GivenBoxes((box(*corners),), labels)
+            annotation = GivenBoxes((box(*corners),), labels, None if columns else _size(cells))
         return Sample(relative(image, self.root), image, annotation, split), labels
+
+
+def _size(cells: dict[str, str]) -> tuple[int, int] | None:
+    """Height and width of the image that was annotated, where the table has such columns."""
+    given = [cells.get(name, "").strip() for name in _SIZE]
+    if not all(given):
+        return None
+    height, width = coordinates.numbers(given, coordinates.of_text, "size")
+    return int(height), int(width)
 
 
 def _labels(cells: dict[str, str], single: bool, columns: list[str]) -> tuple[str, ...]:
@@ -192,12 +237,18 @@ def _labels(cells: dict[str, str], single: bool, columns: list[str]) -> tuple[st
         if not label:
             raise Rejected("has no label", "Write its class")
         names.require_value(label)
+        if _SEPARATOR in label:
+            raise Rejected(
+                f"has the label {label!r}, with the mark between several",
+                "Write one class, or call the column labels",
+            )
         return _printable((label,))
     text = cells["labels"].strip(BLANK)
     labels = tuple(part.strip(BLANK) for part in text.split(_SEPARATOR)) if text else ()
     for label in labels:
         names.require_value(label)
-    if "" in labels or len(set(labels)) < len(labels):
+    listed = text.startswith("[") and text.endswith("]")
+    if listed or ";" in text or "" in labels or len(set(labels)) < len(labels):
         raise Rejected(
             f"has the labels {text!r}", f"Write each class once, separated by {_SEPARATOR}"
         )

@@ -74,6 +74,7 @@ class VocSource:
     boxes: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "categories", tuple(map(names.normal, self.categories)))
         choice.check(self.label)
         if self.boxes and self.largest_instance:
             raise UserError(
@@ -139,6 +140,7 @@ class VocSource:
                 f"at most {_VOID - 1}."
             )
         names.require_distinct(found, path)
+        names.require_values(found, path)
         for name in self.categories:
             if name not in found:
                 raise UserError(printable(suggest(name, found, what="category")))
