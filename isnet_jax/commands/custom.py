@@ -25,6 +25,7 @@ from isnet_jax.data.custom.groups import with_groups_of
 from isnet_jax.data.custom.preparation import record_of
 from isnet_jax.errors import UserError, printable
 from isnet_jax.evaluation.judge import Splits
+from isnet_jax.files import read_regular
 from isnet_jax.objective.config import ISNetConfig
 from isnet_jax.training import ModelDescription
 
@@ -110,7 +111,7 @@ def _digest(file: Path) -> str:
       UserError: it cannot be read.
     """
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        return hashlib.sha256(read_regular(file)).hexdigest()
     except OSError as error:
         raise UserError(
             f"{printable(file)} cannot be read ({error.strerror or error}). Expected a CSV table "

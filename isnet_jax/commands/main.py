@@ -64,6 +64,7 @@ _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # Something else lies where a file or folder was expected, or it is kept from us.
 _PLACES = (
     errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,
+    errno.EEXIST,
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from isnet_jax.commands import run_folder
 from isnet_jax.commands.terminal import console, warn
 from isnet_jax.errors import UserError, printable, suggest
 from isnet_jax.evaluation.background import JUDGE
+from isnet_jax.files import read_regular
 from isnet_jax.models.weight_files import weights_of
 from isnet_jax.training import ModelDescription, load_network
 
@@ -189,7 +190,7 @@ def _class_names(choice: NetworkChoice, weights: object) -> tuple[str, ...]:
     if given is None or count is not None:
         return tuple(str(number) for number in range(count or _ANY_CLASSES))
     try:
-        lines = Path(given).expanduser().read_text(encoding="utf-8").rstrip().splitlines()
+        lines = read_regular(Path(given).expanduser()).decode().rstrip().splitlines()
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--classes is {given!r}; expected a number, or a text file with a name on each line "

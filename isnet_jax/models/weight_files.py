@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from isnet_jax.errors import UserError, printable
-from isnet_jax.files import write_atomically
+from isnet_jax.files import read_regular, write_atomically
 from isnet_jax.models.torch_names import to_torch_layout, torch_names
 from isnet_jax.models.torch_weights import Head, arrays_of, load_torch
 
@@ -109,7 +109,7 @@ def read_weights(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise UserError(f"{printable(path)} cannot be read ({error.strerror or error}).") from error
 

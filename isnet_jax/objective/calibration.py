@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from isnet_jax.errors import UserError, printable
-from isnet_jax.files import check_outputs, write_atomically
+from isnet_jax.files import check_outputs, read_regular, write_atomically
 from isnet_jax.objective.config import Bounds, ISNetConfig
 from isnet_jax.objective.loss import explain, pure_forward, supervised_places
 
@@ -112,7 +112,7 @@ def calibrated(config: ISNetConfig, model: str, dtype: str, file: Path) -> ISNet
       UserError: no such file, or one that was made for other heatmaps.
     """
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(read_regular(file))
         ranges = tuple((float(low), float(high)) for low, high in record["foreground_range"])
         found = {"model": record["model"], "dtype": record.get("dtype", "float32")}
         found |= record["settings"]

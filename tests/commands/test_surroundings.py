@@ -13,7 +13,10 @@ import pytest
 from isnet_jax.commands import custom, predict, surroundings
 from isnet_jax.commands.main import exit_codes, main
 from isnet_jax.errors import UserError
-from isnet_jax.training import load_network
+from isnet_jax.objective.calibration import calibrated
+from isnet_jax.objective.config import ISNetConfig
+from isnet_jax.training import FineTuneConfig, load_network
+from isnet_jax.training.serial import read_json
 
 
 class Started(Exception):  # noqa: N818
@@ -100,9 +103,47 @@ def test_links_that_loop(tmp_path: Path):
 
 
 def test_places_of_another_kind_end_with_one_sentence(capsys, tmp_path: Path):
-    for action in (lambda: tmp_path.read_bytes(), lambda: Path(tmp_path, "x" * 300).exists()):
+    for action in (
+        lambda: tmp_path.read_bytes(),
+        lambda: Path(tmp_path, "x" * 300).exists(),
+        lambda: tmp_path.mkdir(),
+    ):
         with pytest.raises(SystemExit, match="2"), exit_codes():
             action()
         assert f"error: {tmp_path}" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError), exit_codes():
         (tmp_path / "absent").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "own-data", "D", "--config", "PIPE.yaml"),
+        ("train", "own-data", "D", "--config", "DEVICE.yaml"),
+        ("inspect", "--model", "small", "--weights", "PIPE.safetensors"),
+        ("inspect", "--model", "small", "--weights", "DEVICE.safetensors"),
+        ("inspect", "--model", "small", "--classes", "PIPE"),
+        ("inspect", "--model", "small", "--classes", "DEVICE"),
+    ],
+)
+def test_pipes_and_devices_are_not_read(capsys, tmp_path: Path, monkeypatch, arguments):
+    """They might never end."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("PIPE.yaml", "PIPE.safetensors", "PIPE"):
+        os.mkfifo(name)
+        Path(name.replace("PIPE", "DEVICE")).symlink_to("/dev/zero")
+    assert "no regular file" in failed(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda file: read_json(file, "Remedy."),
+        lambda file: calibrated(ISNetConfig(), "small", "float32", file),
+        lambda file: FineTuneConfig(file).fingerprint(),
+    ],
+)
+def test_records_that_are_pipes(tmp_path: Path, read):
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(UserError, match=r"x .*no regular file"):
+        read(tmp_path / "x")
