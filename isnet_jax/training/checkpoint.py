@@ -339,8 +339,8 @@ def _require_folders(network: Path) -> None:
     for place in (network, network / "last", network / "best", network / "damaged"):
         if os.path.lexists(place) and not place.is_dir():
             raise UserError(
-                f"{printable(place)} is no folder; expected one with checkpoints. Move it away: the "
-                "same command goes on with what else is there."
+                f"{printable(place)} is no folder; expected one with checkpoints. Move it away: "
+                "the same command goes on with what else is there."
             )
 
 
