@@ -392,6 +392,7 @@ def _prepare_jax() -> None:
     keep_freed_memory()
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(home / "isnet_jax" / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        if os.path.isabs(home):  # Else this user has no home, as in many containers.
+            jax.config.update("jax_compilation_cache_dir", os.path.join(home, "isnet_jax", "xla"))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

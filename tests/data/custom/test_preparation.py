@@ -1,6 +1,7 @@
 """Preparing own data: checks before anything is written, all or nothing, used again."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -440,3 +441,17 @@ def test_records_are_read_as_they_go(source: FolderSource, tmp_path: Path):
         first, second = map(next, iterators)
         assert all(np.array_equal(first[key], second[key]) for key in first)
     iterators[1].close()
+
+
+def test_a_full_disk_while_the_records_are_written(tmp_path: Path):
+    """Their writer has an error of its own for it; nothing half-written is left."""
+    source = FolderSource(own.write_folder(tmp_path / "source"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written \(File too large\)\. Make room"):
+            prepare_own(source, tmp_path / "out", OwnDataConfig())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    prepare_own(source, tmp_path / "out", OwnDataConfig())
