@@ -144,7 +144,7 @@ def _read_all(files: list[Path], shape: tuple[int, ...], options: Explain) -> np
 def _class_number(target: str, names: tuple[str, ...]) -> int:
     if target in names:
         return names.index(target)
-    if target.isdecimal() and int(target) < len(names):
+    if target.isdecimal() and len(target) < 10 and int(target) < len(names):
         return int(target)
     if len(names) > 20:
         shown = suggest(target, names, what="class").split(" Known:")[0]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 from pathlib import Path
 
 import jax
 import pytest
+import yaml
 
 from isnet_jax.commands import custom, predict, surroundings
 from isnet_jax.commands.main import exit_codes, main
@@ -147,3 +149,24 @@ def test_records_that_are_pipes(tmp_path: Path, read):
     os.mkfifo(tmp_path / "x")
     with pytest.raises(UserError, match=r"x .*no regular file"):
         read(tmp_path / "x")
+
+
+@pytest.mark.parametrize("option", ["out", "data", "groups"])
+def test_names_that_no_file_can_have(capsys, tmp_path: Path, option: str):
+    given = {"data": "x", option: "a\0b"}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(given))
+    shown = failed(capsys, "train", "own-data", "--config", tmp_path / "c.yaml")
+    assert rf"{option} is a\x00b, which has a NUL" in shown
+
+
+@pytest.mark.parametrize("classes", [0, 100_001, 10**12])
+def test_weights_of_no_number_of_classes(capsys, tmp_path: Path, classes: int):
+    """An array of no values may have any shape."""
+    entry = {"dtype": "F32", "shape": [classes, 0], "data_offsets": [0, 0]}
+    header = json.dumps({"fc.weight": entry, "n" * 10_000: entry}).encode()
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    shown = failed(capsys, "inspect", "--model", "small", "--weights", file)
+    assert f"has {classes:,} classes; expected 1 to 100,000" in shown
+    shown = failed(capsys, "inspect", "--model", "resnet18", "--weights", file)
+    assert len(shown) < 1000
