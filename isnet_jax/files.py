@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from isnet_jax.errors import UserError, printable
 
@@ -73,7 +73,7 @@ def temporaries(folder: Path, names: Iterable[str]) -> list[Path]:
     return [path for path in folder.glob(".*") if pattern.fullmatch(path.name) and path.is_file()]
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """A regular file, opened to be read.
 
     Raises:

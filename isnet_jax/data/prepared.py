@@ -11,6 +11,7 @@ from PIL import Image
 
 from isnet_jax.data.split import Split, as_labels
 from isnet_jax.errors import UserError, printable, suggest
+from isnet_jax.memory import require_free_addresses
 
 _CHUNK: Final = 1024
 _UNREADABLE: Final = (
@@ -70,6 +71,7 @@ class PreparedRecords:
     """The examples of a prepared split, decoded when they are asked for."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
+        require_free_addresses()
         self._place, self._split = builder.data_dir, split
         undecoded = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
         untyped: Any = builder

@@ -210,12 +210,16 @@ def test_an_interrupt_in_a_callback_of_the_garbage_collector_counts(capsys):
         for interrupt in interrupts:
             raise interrupt
 
+    def collect() -> None:
+        with exit_codes():
+            gc.collect()
+            time.sleep(5)
+
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.callbacks.append(callback)
     try:
-        with pytest.raises(SystemExit, match="130"), exit_codes():
-            gc.collect()
-            time.sleep(5)
+        with pytest.raises(SystemExit, match="130"):
+            collect()
     finally:
         gc.callbacks.remove(callback)
         signal.signal(signal.SIGINT, before)
