@@ -164,6 +164,13 @@ def test_a_profile_of_some_steps(tmp_path: Path):
     assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
 
 
+def test_a_profile_that_cannot_be_written(tmp_path: Path):
+    training = dataclasses.replace(PLAIN, profile_steps=(2, 3))
+    (tmp_path / "profile").write_text("")
+    with pytest.raises(UserError, match=r"profile cannot be written to .* leave out --profile"):
+        fit(SMALL, training, split(24), split(10, 1), tmp_path, Silent())
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
