@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -68,6 +71,25 @@ def temporaries(folder: Path, names: Iterable[str]) -> list[Path]:
     """What processes that were killed in `write_atomically` have left of these files."""
     pattern = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.[a-z0-9_]{{8}}")
     return [path for path in folder.glob(".*") if pattern.fullmatch(path.name) and path.is_file()]
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """A regular file, opened to be read.
+
+    Raises:
+      OSError: it cannot be read, or is a pipe or a device, which might never end.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
+
+
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file that `open_regular` opens."""
+    with open_regular(path) as file:
+        return file.read()
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:

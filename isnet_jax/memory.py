@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import resource
+from pathlib import Path
 
 from isnet_jax.errors import UserError
 
@@ -14,6 +15,8 @@ _NEVER = -1
 
 # JAX's libraries end with a segmentation fault in 1 GB of addresses, and start in 2.5 GB.
 LEAST_ADDRESS_SPACE = 2 << 30
+_FREE_ADDRESSES = 1 << 30
+_STATUS = Path("/proc/self/statm")  # of Linux alone: pages of addresses, and more
 
 
 def require_address_space() -> None:
@@ -23,6 +26,23 @@ def require_address_space() -> None:
         raise UserError(
             f"this process may use {limit / 2**30:.2g} GiB of addresses (ulimit -v); JAX needs at "
             f"least {LEAST_ADDRESS_SPACE >> 30} GiB to start, and more to train. Raise the limit."
+        )
+
+
+def require_free_addresses() -> None:
+    """Raises a `UserError` where a limit (ulimit -v) would make readers of records wait for ever.
+
+    Their threads take 600 MB of addresses, and those that find none are waited for.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY or not _STATUS.exists():
+        return
+    used = int(_STATUS.read_text().split()[0]) * resource.getpagesize()
+    if limit - used < _FREE_ADDRESSES:
+        raise UserError(
+            f"this process may use {limit / 2**30:.2g} GiB of addresses (ulimit -v), and uses "
+            f"{used / 2**30:.2g}; to read prepared data it needs {_FREE_ADDRESSES >> 30} GiB more. "
+            "Raise the limit."
         )
 
 

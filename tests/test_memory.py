@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
+import resource
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from isnet_jax import UserError, memory
 
 PROGRAM = """
 import resource
@@ -39,3 +44,13 @@ def test_a_limit_that_nothing_starts_in_is_said():
     done = subprocess.run(["sh", "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "may use 0.95 GiB of addresses (ulimit -v)" in done.stderr
+
+
+@pytest.mark.parametrize(("more", "told"), [(0.5, True), (1.5, False)])
+def test_readers_of_records_have_room(more: float, told: bool, monkeypatch: pytest.MonkeyPatch):
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit = used + int(more * 2**30)
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (limit, limit))
+    expected = pytest.raises(UserError, match=r"needs 1 GiB more\. Raise the limit")
+    with expected if told else contextlib.nullcontext():
+        memory.require_free_addresses()

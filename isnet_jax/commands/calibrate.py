@@ -79,7 +79,7 @@ def run(job: CalibrateBiasedDigits | CalibrateOwnData, console: Console) -> cali
     Raises:
       UserError: bad options or data, a file that cannot be written.
     """
-    check_outputs([job.out])
+    check_outputs([job.out], ours=calibration.is_calibration)
     isnet = job.isnet
     if isinstance(job, CalibrateOwnData):
         builder = open_prepared(job.data)

@@ -9,10 +9,13 @@ from typing import Any, TypeVar
 import yaml
 
 from isnet_jax.errors import UserError, printable
+from isnet_jax.files import read_regular
 from isnet_jax.training.serial import from_dict, to_dict
 
 T = TypeVar("T")
-_MOST_BYTES = 1 << 20
+_MOST = 2**18  # More take PyYAML seconds.
+# What its constructors raise for texts that are not of their tag: !!bool 5, !!int "", !!timestamp x
+_NO_YAML = (yaml.YAMLError, ValueError, RecursionError, AttributeError, LookupError)
 _NUMBERS = {
     "tag:yaml.org,2002:int": r"[-+]?(0|[1-9][0-9]*)$",
     "tag:yaml.org,2002:float": r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"
@@ -40,6 +43,12 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=twice, problem_mark=key.start_mark)
             seen.add(key.value)
         return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Each key once: merges of merges are as large as memory otherwise."""
+        super().flatten_mapping(node)
+        last = {str(key.value): (key, value) for key, value in node.value}
+        node.value = list(last.values())
 
 
 for _tag, _pattern in _NUMBERS.items():
@@ -83,19 +92,18 @@ def values_of(path: Path) -> Any:
       UserError: no such file, or no YAML.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise UserError(
-                f"{printable(path)} has more than {_MOST_BYTES:,} bytes. Expected a YAML file of "
-                "options."
-            )
-        return yaml.load(data.decode(), _Loader)
+        text = read_regular(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{printable(path)} cannot be read ({error}). Expected a YAML file."
         ) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    if len(text) > _MOST:
+        raise UserError(
+            f"{printable(path)} has {len(text):,} characters; expected options, at most {_MOST:,}."
+        )
+    try:
+        return yaml.load(text, _Loader)
+    except _NO_YAML as error:
         raise UserError(
             f"{printable(path)} is no YAML: {str(error) or type(error).__name__}"
         ) from error

@@ -156,7 +156,7 @@ def _class_number(target: str, names: tuple[str, ...]) -> int:
         )
     if target in names:
         return names.index(target)
-    if target.isdecimal() and int(target) < len(names):
+    if target.isdecimal() and len(target) < 10 and int(target) < len(names):
         return int(target)
     if len(names) > 20:
         shown = suggest(target, names, what="class").split(" Known:")[0]

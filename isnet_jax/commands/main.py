@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import dataclasses
 import errno
@@ -9,6 +10,7 @@ import importlib
 import os
 import shlex
 import sys
+import threading
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -64,6 +66,7 @@ _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # Something else lies where a file or folder was expected, or it is kept from us.
 _PLACES = (
     errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,
+    errno.EEXIST,
 )  # fmt: skip
 
 
@@ -83,30 +86,59 @@ def exit_codes() -> Iterator[None]:
     or not: rules that restart preempted jobs know it.
     """
     told = new_console(stderr=True)
+
+    def end(code: int, text: str) -> SystemExit:
+        with contextlib.suppress(OSError):  # Where nothing can be said the code still counts.
+            told.print(text, highlight=False, soft_wrap=True)
+        return SystemExit(code)
+
+    def wrong(text: str) -> SystemExit:
+        return end(2, f"[bold red]error:[/] {escape(text)}")
+
     try:
-        yield
+        with _no_interrupt_is_lost():
+            yield
     except UserError as error:
-        told.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise SystemExit(2) from None
+        raise wrong(str(error)) from None
     except OSError as error:
         named = error.errno in _PLACES and error.filename is not None
         if error.errno not in _STORAGE and not named:
             raise
         problem = _storage_problem if error.errno in _STORAGE else _place_problem
-        told.print(f"[bold red]error:[/] {escape(problem(error))}", soft_wrap=True)
-        raise SystemExit(2) from None
+        raise wrong(problem(error)) from None
     except (MemoryError, RuntimeError) as error:
         # The latter is what XLA says; RuntimeErrors of other kinds are bugs.
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        told.print(f"[bold red]error:[/] {escape(_memory_problem(error))}", soft_wrap=True)
-        raise SystemExit(2) from None
+        raise wrong(_memory_problem(error)) from None
     except Terminated as error:
-        told.print(f"{error}; the same command goes on from there", highlight=False)
-        raise SystemExit(Terminated.exit_code) from None
+        raise end(Terminated.exit_code, f"{error}; the same command goes on from there") from None
     except KeyboardInterrupt:
-        told.print("interrupted; the same command goes on after the last checkpoint")
-        raise SystemExit(130) from None
+        text = "interrupted; the same command goes on after the last checkpoint"
+        raise end(130, text) from None
+
+
+@contextlib.contextmanager
+def _no_interrupt_is_lost() -> Iterator[None]:
+    """Ctrl-C that falls into a callback of the garbage collector, as JAX has one, counts too.
+
+    Python would print it and go on.
+    """
+    before = sys.unraisablehook
+
+    def hook(raised: Any) -> None:
+        if not issubclass(raised.exc_type, KeyboardInterrupt):
+            before(raised)
+            return
+        again = threading.Timer(0.01, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _storage_problem(error: OSError) -> str:
@@ -391,6 +423,7 @@ def _prepare_jax() -> None:
     keep_freed_memory()
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(home / "isnet_jax" / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        if os.path.isabs(home):  # Else this user has no home, as in many containers.
+            jax.config.update("jax_compilation_cache_dir", os.path.join(home, "isnet_jax", "xla"))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

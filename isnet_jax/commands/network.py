@@ -187,6 +187,11 @@ def _class_names(choice: NetworkChoice, weights: object) -> tuple[str, ...]:
         abstract = nnx.eval_shape(lambda: _create(choice, 1))
         with weights_of(choice.weights):
             count = models.number_of_classes(abstract, weights)  # pyright: ignore
+            if not 1 <= count <= _MOST_CLASSES:
+                raise UserError(
+                    f"the last dense layer has {count:,} classes; expected 1 to {_MOST_CLASSES:,}. "
+                    "Is this the file of a classifier?"
+                )
     if given is None or count is not None:
         return tuple(str(number) for number in range(count or _ANY_CLASSES))
     try:

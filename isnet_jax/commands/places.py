@@ -17,8 +17,8 @@ def expanded(value: Any, option: str = "") -> Any:
     """Options with the home folder instead of `~` in their paths.
 
     Raises:
-      UserError: `~NAME` of no user, or a name that is not UTF-8, where TensorStore and TFDS would
-        write or read.
+      UserError: `~NAME` of no user, a name that no file can have, or one that is not UTF-8, where
+        TensorStore and TFDS would write or read.
     """
     if isinstance(value, Path):
         return _place(value, option)
@@ -36,6 +36,8 @@ def expanded(value: Any, option: str = "") -> Any:
 def _place(path: Path, option: str) -> Path:
     if option not in _SOURCES and not _is_utf8(path):
         raise UserError(f"{option} is {printable(path)}, a name that is not UTF-8. Choose another.")
+    if "\0" in os.fspath(path):
+        raise UserError(f"{option} is {printable(path)}, which has a NUL. Choose another.")
     try:
         return path.expanduser()
     except RuntimeError as error:

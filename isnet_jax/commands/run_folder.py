@@ -9,9 +9,10 @@ import errno
 import fcntl
 import os
 import platform
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from isnet_jax.commands.config_file import to_yaml
 from isnet_jax.errors import UserError, printable
@@ -81,7 +82,7 @@ def lock(folder: Path) -> Iterator[None]:
       UserError: another process has it, or it cannot be written to.
     """
     try:
-        opened = (folder / _LOCK).open("a+")
+        opened = _opened(folder / _LOCK, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise _unwritable(folder, error) from error
     with opened as file:
@@ -102,6 +103,15 @@ def lock(folder: Path) -> Iterator[None]:
         yield
 
 
+def _opened(path: Path, flags: int) -> TextIO:
+    """A lock: never what a link points to, which would be emptied, nor a pipe, which would wait."""
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return os.fdopen(handle, "r" if flags == os.O_RDONLY else "r+")
+    os.close(handle)
+    raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
+
+
 def check_unlocked(folder: Path) -> None:
     """Make sure that no other process trains in this folder; writes nothing.
 
@@ -109,7 +119,7 @@ def check_unlocked(folder: Path) -> None:
       UserError: one does.
     """
     try:
-        with (folder / _LOCK).open() as file:
+        with _opened(folder / _LOCK, os.O_RDONLY) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         raise _in_use(folder) from None
@@ -132,10 +142,10 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 
 
 def _in_use(folder: Path) -> UserError:
+    owner = (folder / _LOCK).read_text(errors="replace").strip()
     return UserError(
-        f"{printable(folder)} is in use by another run: {(folder / _LOCK).read_text().strip()}. "
-        "Wait for it "
-        "to end, stop it, or choose another --out."
+        f"{printable(folder)} is in use by another run: {owner}. Wait for it to end, stop it, or "
+        "choose another --out."
     )
 
 

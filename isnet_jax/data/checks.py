@@ -6,6 +6,12 @@ import numpy as np
 
 from isnet_jax.errors import UserError
 
+_LARGEST_SIDE, _MOST_SAMPLES = 8192, 10_000_000
+_DRAWN = {
+    "canvas": (28, _LARGEST_SIDE), "mask_dilation": (0, _LARGEST_SIDE), "seed": (0, 2**63 - 1),
+    **dict.fromkeys(("train", "validation", "test"), (2, _MOST_SAMPLES)),
+}  # fmt: skip
+
 
 def check_examples(
     image: np.ndarray,
@@ -37,6 +43,18 @@ def check_examples(
         _check_label_vectors(label, num_classes, names)
     else:
         _check_labels(label, num_classes, names)
+
+
+def check_drawn(**values: int) -> None:
+    """Whether a data set can be drawn by these numbers: sides, counts and the seed.
+
+    Raises:
+        UserError: a number that is too small, or larger than pictures and data sets are.
+    """
+    for name, value in values.items():
+        least, most = _DRAWN[name]
+        if not least <= value <= most:
+            raise UserError(f"{name} is {value}, but must be from {least} to {most:,}.")
 
 
 def mask_warning(has_mask: np.ndarray, whole: np.ndarray) -> str | None:

@@ -1,7 +1,8 @@
 """Prepared data sets on disk: read a split into memory, or open it to be read as one goes."""
 
+import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from isnet_jax.data.split import Split, as_labels
 from isnet_jax.errors import UserError, printable, suggest
+from isnet_jax.memory import require_free_addresses
 
 _CHUNK: Final = 1024
 _UNREADABLE: Final = (
@@ -32,18 +34,30 @@ def load_split(builder: tfds.core.DatasetBuilder, split: str) -> Split:
     items = [item for start in range(0, len(records), _CHUNK) for item in records.chunk(start)]
     if not items:
         raise UserError(f"the split {split!r} in {printable(builder.data_dir)} has no samples.")
+    ids = tuple(item["id"].decode() for item in items)
+    metadata: Any = builder.info.metadata or {}
+    if digest_of(ids) != metadata.get("members", {}).get(split, digest_of(ids)):
+        raise UserError(
+            f"the prepared split {split!r} in {printable(builder.data_dir)} has other samples than "
+            "were written, as if its file were that of another split. Prepare the data again."
+        )
     images = np.stack([item["image"] for item in items])
     loaded = Split(
         # Grey images are not copied: all three channels are views of one.
         images=np.broadcast_to(images, (*images.shape[:3], 3)),
         masks=np.stack([item["mask"] for item in items]),
         labels=as_labels([item["label"] for item in items]),
-        ids=tuple(item["id"].decode() for item in items),
+        ids=ids,
         class_names=class_names(builder),
         has_mask=np.array([item["has_mask"] for item in items]) if "has_mask" in items[0] else None,
     )
     loaded.check()
     return loaded
+
+
+def digest_of(ids: Sequence[str]) -> str:
+    """Says which samples a split has, in their order."""
+    return hashlib.sha256("\0".join(ids).encode()).hexdigest()
 
 
 def open_records(builder: tfds.core.DatasetBuilder, split: str) -> "PreparedRecords":
@@ -70,6 +84,7 @@ class PreparedRecords:
     """The examples of a prepared split, decoded when they are asked for."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
+        require_free_addresses()
         self._place, self._split = builder.data_dir, split
         undecoded = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
         untyped: Any = builder

@@ -154,7 +154,9 @@ def _without_prefixes(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarr
 def _join_projections(arrays: dict[str, np.ndarray]) -> None:
     for name in [name for name in arrays if f".{_IN_PARTS[0]}." in name]:
         parts = [name.replace(f".{_IN_PARTS[0]}.", f".{part}.") for part in _IN_PARTS]
-        if all(part in arrays for part in parts):
+        shapes = {arrays[part].shape for part in parts if part in arrays}
+        # Of other shapes they stay apart, and are found to be none of the network's.
+        if all(part in arrays for part in parts) and len(shapes) == 1 and shapes != {()}:
             joined = name.replace(f".{_IN_PARTS[0]}.", ".in_proj_")
             arrays[joined] = np.concatenate([arrays.pop(part) for part in parts])
 

@@ -21,6 +21,7 @@ from isnet_jax.models.torch_names import (
 )
 
 Head = Literal["load", "replace", "auto"]
+_LONGEST = 200  # characters of a name that are shown
 
 
 def load_torch(
@@ -116,7 +117,7 @@ def number_of_classes(model: Network, state_dict: Mapping[str, Any]) -> int:
     for name in head_names(model):
         if name in arrays and arrays[name].ndim:
             return arrays[name].shape[0]
-    held = ", ".join(map(printable, sorted(arrays)[:4]))
+    held = ", ".join(map(_short, sorted(arrays)[:4]))
     raise UserError(
         f"the weights have no {' and '.join(head_names(model))}, the last dense layer of a "
         f"{type(model).__name__}; they hold {held or 'nothing'}. Are they "
@@ -177,4 +178,8 @@ def _broken(arrays: Mapping[str, np.ndarray]) -> list[str]:
 def _listed(title: str, names: list[str], most: int = 8) -> Iterator[str]:
     if names:
         more = f" and {len(names) - most} more" if len(names) > most else ""
-        yield f"  {title} ({len(names)}): {', '.join(map(printable, names[:most]))}{more}"
+        yield f"  {title} ({len(names)}): {', '.join(map(_short, names[:most]))}{more}"
+
+
+def _short(name: str) -> str:
+    return printable(name if len(name) <= _LONGEST else f"{name[:_LONGEST]}...")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from isnet_jax.errors import UserError, printable
-from isnet_jax.files import write_atomically
+from isnet_jax.files import read_regular, write_atomically
 from isnet_jax.models.torch_names import to_torch_layout, torch_names
 from isnet_jax.models.torch_weights import Head, arrays_of, load_torch
 
@@ -111,9 +110,7 @@ def read_weights(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 def _bytes(path: Path) -> bytes:
     """Of a regular file; pipes and devices might never end."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{printable(path)} is no file; expected one of weights.")
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise UserError(f"{printable(path)} cannot be read ({error.strerror or error}).") from error
 

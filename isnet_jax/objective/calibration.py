@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from isnet_jax.errors import UserError, printable
-from isnet_jax.files import check_outputs, write_atomically
+from isnet_jax.files import check_outputs, read_regular, write_atomically
 from isnet_jax.objective.config import Bounds, ISNetConfig
 from isnet_jax.objective.loss import explain, pure_forward, supervised_places
 
@@ -88,13 +88,21 @@ def total_relevance(
     return lax.map(totals, explanation.seeds).mean(0)
 
 
+def is_calibration(file: Path) -> bool:
+    """Whether a file is what `write` writes."""
+    try:
+        return "foreground_range" in json.loads(read_regular(file))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
 def write(calibration: Calibration, file: Path) -> None:
     """As JSON.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: the file cannot be written, or is there and no calibration.
     """
-    check_outputs([file])
+    check_outputs([file], ours=is_calibration)
     record = dataclasses.asdict(calibration) | {"date": datetime.date.today().isoformat()}
     write_atomically(file, json.dumps(record, indent=2) + "\n")
 
@@ -112,11 +120,11 @@ def calibrated(config: ISNetConfig, model: str, dtype: str, file: Path) -> ISNet
       UserError: no such file, or one that was made for other heatmaps.
     """
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(read_regular(file))
         ranges = tuple((float(low), float(high)) for low, high in record["foreground_range"])
         found = {"model": record["model"], "dtype": record.get("dtype", "float32")}
         found |= record["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{printable(file)} is no calibration ({error}); expected the file that `isnet-jax "
             "calibrate` "

@@ -103,7 +103,8 @@ def shrunk(
         usable = smaller.any((1, 2, 3), keepdims=True) & (turn < wanted)
         return jnp.where(usable, smaller, mask)
 
-    return lax.fori_loop(0, most, shrink_once, mask)
+    # What is left after as many turns as the longer side has pixels stays.
+    return lax.fori_loop(0, min(most, max(mask.shape[1:3])), shrink_once, mask)
 
 
 def _donors(there: Array, numbers: Array, rng: Array) -> Array:

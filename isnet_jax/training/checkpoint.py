@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -25,7 +26,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from isnet_jax.errors import UserError, printable
-from isnet_jax.files import write_atomically
+from isnet_jax.files import read_regular, write_atomically
 from isnet_jax.training.checksums import loss_of, sealed, unsealed
 from isnet_jax.training.description import DESCRIPTION, ModelDescription, read_description
 from isnet_jax.training.step import TrainState
@@ -77,7 +78,10 @@ class Checkpoints:
     ):
         config = config or CheckpointConfig()
         self._folder, self._tell = Path(os.path.realpath(folder)), tell
+        _require_folders(folder)
         with self._writing():
+            if jax.process_index() == 0:
+                _move_strangers(self._folder, tell)
             _mend_ranks(self._folder / "best", tell)
         self._last = _manager(
             self._folder / "last", max_to_keep=config.keep_last, cleanup_tmp_directories=True
@@ -211,10 +215,7 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         if jax.process_index() == 0:
-            place = self._folder / "damaged" / str(step)
-            place.parent.mkdir(exist_ok=True)
-            shutil.rmtree(place, ignore_errors=True)
-            (Path(self._last.directory) / str(step)).rename(place)
+            _move_away(Path(self._last.directory) / str(step))
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"set aside {step}")
         self._last.reload()
@@ -230,7 +231,7 @@ class Checkpoints:
         except TimeoutError:
             raise
         except (OSError, ValueError) as error:
-            whole = sorted(int(p.name) for p in self._folder.glob("last/*") if p.name.isdigit())
+            whole = sorted(_steps(self._folder / "last"))
             kept = f"Those of steps {whole} are whole" if whole else "None was written before"
             raise UserError(
                 f"a checkpoint could not be written to {printable(self._folder)} "
@@ -313,20 +314,53 @@ def _ranked_by(metrics: Any) -> float:
 
 def _json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):
+        return json.loads(read_regular(file))
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+def _steps(folder: Path) -> dict[int, Path]:
+    """What is called as checkpoints are, by step."""
+    named = (path for path in folder.glob("*") if re.fullmatch("0|[1-9][0-9]*", path.name))
+    return {int(path.name): path for path in named}
 
 
 def _losses(folder: Path) -> dict[int, tuple[float, float]]:
     """Of each checkpoint the loss in its record, which has a checksum, and what Orbax ranks by."""
     losses = {}
-    for place in folder.glob("*"):
-        if place.name.isdigit():
-            ranked = _ranked_by(_json(place / "metrics" / "metrics"))
-            recorded = loss_of(_json(place / "progress" / "metadata"))
-            losses[int(place.name)] = (ranked if recorded is None else recorded, ranked)
+    for step, place in _steps(folder).items():
+        ranked = _ranked_by(_json(place / "metrics" / "metrics"))
+        recorded = loss_of(_json(place / "progress" / "metadata"))
+        losses[step] = (ranked if recorded is None else recorded, ranked)
     return losses
+
+
+def _require_folders(network: Path) -> None:
+    for place in (network, network / "last", network / "best", network / "damaged"):
+        if os.path.lexists(place) and not place.is_dir():
+            raise UserError(
+                f"{printable(place)} is no folder; expected one with checkpoints. Move it away: "
+                "the same command goes on with what else is there."
+            )
+
+
+def _move_strangers(network: Path, tell: Callable[[str], None]) -> None:
+    """Files, links to nowhere and pipes where a checkpoint would be written, or was."""
+    for kind in ("last", "best"):
+        for path in _steps(network / kind).values():
+            if not path.is_dir():
+                tell(f"{printable(path)} is no checkpoint; it is in damaged/ now")
+                _move_away(path)
+
+
+def _move_away(checkpoint: Path) -> None:
+    place = checkpoint.parent.parent / "damaged" / checkpoint.name
+    place.parent.mkdir(exist_ok=True)
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink(missing_ok=True)
+    checkpoint.rename(place)
 
 
 def _mend_ranks(folder: Path, tell: Callable[[str], None]) -> None:
@@ -402,6 +436,8 @@ def _restored(
             )
             found: Any = manager.restore(step, args=arguments)
             progress = unsealed(found["progress"], found["state"])
+            if (own := int(found["state"]["step"])) != step:
+                raise ValueError(f"it is that of step {own}")
             check(progress)
         except Exception as error:  # Of nearly every kind, on damaged files.
             # But RuntimeErrors and time-outs are the devices' and other processes'.

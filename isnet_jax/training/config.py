@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 
@@ -19,6 +21,9 @@ from isnet_jax.training.mesh import MeshConfig
 from isnet_jax.training.optimiser import OptimiserConfig
 
 SelectBy = Literal["loss", "interventions"]
+# What networks compute with: float32 (bfloat16 reaches as far), and int32, which counts steps.
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+_MOST = 2_000_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +76,19 @@ class TrainConfig:
                 f"training: profile_steps is {self.profile_steps}; expected the first and the last "
                 "step, 1 <= first <= last."
             )
+        self._check_reach()
+
+    def _check_reach(self) -> None:
+        """All numbers of the options stay what they are where networks compute with them."""
+        for name, value in _numbers(self):
+            if isinstance(value, int):
+                if abs(value) > (2**32 - 1 if name == "seed" else _MOST):
+                    raise UserError(f"training: {name} is {value}; expected at most {_MOST:,}.")
+            elif value and not _SMALLEST <= abs(value) <= _LARGEST:
+                raise UserError(
+                    f"training: {name} is {value:g}, beyond float32, which networks compute in; "
+                    f"expected {_SMALLEST:.2g} to {_LARGEST:.2g}, or 0 where it has a meaning."
+                )
 
     @property
     def method(self) -> Method:
@@ -78,7 +96,16 @@ class TrainConfig:
         return method_of(self.objective)
 
     def make_optimiser(self, model: nnx.Module, steps: int) -> optax.GradientTransformation:
-        """The optimiser of a network, for a training of so many steps."""
+        """The optimiser of a network, for a training of so many steps.
+
+        Raises:
+          UserError: more steps than can be counted, or stages that the network does not have.
+        """
+        if steps > _MOST:
+            raise UserError(
+                f"training: {self.epochs:,} epochs are {steps:,} steps; expected at most {_MOST:,}."
+                " Lower epochs."
+            )
         rule, warmup = self.optimiser.make(steps), self.optimiser.warmup_steps(steps)
         return self.fine_tune.optimiser(rule, model, steps, warmup)
 
@@ -100,6 +127,19 @@ class TrainConfig:
             shard_index=jax.process_index(),
             shard_count=jax.process_count(),
         )
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int | float]]:
+    """The numbers in options, each with its path."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            path = f"{name}.{field.name}" if name else field.name
+            yield from _numbers(getattr(value, field.name), path)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _numbers(item, name)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, value
 
 
 Training = TrainConfig  # Its former name.

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from isnet_jax.errors import Terminated, UserError
 from isnet_jax.training.lifeline import relay
-from isnet_jax.training.termination import listen
+from isnet_jax.training.termination import ended_at_once, listen
 
 T = TypeVar("T")
 
@@ -95,14 +95,15 @@ class DistributedConfig:
             }
         # A service of JAX's would take SIGTERM, look once a second, and agree by a barrier.
         jax.config.update("jax_enable_preemption_service", False)
-        listen()
         try:
-            jax.distributed.initialize(
-                **given,
-                initialization_timeout=max(self.timeout, _MEETING),
-                heartbeat_timeout_seconds=self.timeout,
-                shutdown_timeout_seconds=_ENDING,
-            )
+            with ended_at_once():
+                jax.distributed.initialize(
+                    **given,
+                    initialization_timeout=max(self.timeout, _MEETING),
+                    heartbeat_timeout_seconds=self.timeout,
+                    shutdown_timeout_seconds=_ENDING,
+                )
+            listen()
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"processes: could not meet the others ({str(error).splitlines()[0]}). Start all "

@@ -14,7 +14,8 @@ import optax
 from flax import nnx
 from jax import lax
 
-from isnet_jax.errors import UserError, suggest
+from isnet_jax.errors import UserError, printable, suggest
+from isnet_jax.files import open_regular
 from isnet_jax.methods.method import LossFunction
 from isnet_jax.models import Network, load_weights, torch_names
 from isnet_jax.models.torch_weights import Head
@@ -77,11 +78,11 @@ class FineTuneConfig:
         if self.weights is None:
             return None
         try:
-            with self.weights.open("rb") as file:
+            with open_regular(self.weights) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"{self.weights} cannot be read ({reason}).") from error
+            raise UserError(f"{printable(self.weights)} cannot be read ({reason}).") from error
 
     def load(self, model: nnx.Module, tell: Callable[[str], None] = lambda text: None) -> None:
         """Load the weights, if there are any, into a network, in the dtypes that it has.

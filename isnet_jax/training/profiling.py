@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
+
+from isnet_jax.errors import UserError, printable
 
 
 class Window:
@@ -28,7 +31,8 @@ class Window:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stop()
+        with contextlib.suppress(*[] if error is None else [UserError]):
+            self._stop()
 
     def before(self, step: int) -> None:
         """Called before each step is dispatched."""
@@ -45,4 +49,11 @@ class Window:
     def _stop(self) -> None:
         if self._running:
             self._running = False
-            jax.profiler.stop_trace()
+            try:
+                jax.profiler.stop_trace()
+            except RuntimeError as error:  # Of the storage, and of what lies in the folder's place.
+                raise UserError(
+                    f"the profile cannot be written to {printable(self._folder)} "
+                    f"({str(error).splitlines()[0]}). Make room or move what is there away, or "
+                    "leave out --profile-steps; the same command goes on after the last checkpoint."
+                ) from error

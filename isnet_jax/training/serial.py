@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from isnet_jax import lrp
 from isnet_jax.errors import UserError, printable, suggest
-from isnet_jax.files import write_atomically
+from isnet_jax.files import read_regular, write_atomically
 from isnet_jax.methods.method import Method
 from isnet_jax.methods.registry import named
 
@@ -109,7 +109,7 @@ def read_json(path: Path, remedy: str) -> Any:
       UserError: no such file, or no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_regular(path).decode())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{printable(path)} cannot be read ({error}). {remedy}") from error
 

@@ -35,6 +35,23 @@ def listen() -> Any:
     return signal.signal(signal.SIGTERM, _note)
 
 
+@contextlib.contextmanager
+def ended_at_once() -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the process within the block, where Python would not hear of them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    heard = {n: handler for n, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+    for number in heard:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)
+
+
 def _note(number: int, frame: object) -> None:
     global _noted
     _noted = True

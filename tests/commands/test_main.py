@@ -1,13 +1,17 @@
 """The command line: help, exit codes, errors of one screen, named configs."""
 
+import contextlib
+import gc
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from isnet_jax import ISNetConfig, lrp
+from isnet_jax import ISNetConfig, UserError, lrp
 from isnet_jax.commands import custom, digits
 from isnet_jax.commands.main import exit_codes, main
 from isnet_jax.training import MeshConfig
@@ -197,6 +201,39 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys):
         main(TRAIN)
     assert stopped.value.code == 130
     assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_an_interrupt_in_a_callback_of_the_garbage_collector_counts(capsys):
+    """Python prints what such callbacks raise, and goes on; JAX has one."""
+    interrupts = iter([KeyboardInterrupt])
+
+    def callback(phase: str, info: object) -> None:
+        for interrupt in interrupts:
+            raise interrupt
+
+    def collect() -> None:
+        with exit_codes():
+            gc.collect()
+            time.sleep(5)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.callbacks.append(callback)
+    try:
+        with pytest.raises(SystemExit, match="130"):
+            collect()
+    finally:
+        gc.callbacks.remove(callback)
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.startswith("interrupted;")
+
+
+def test_where_nothing_can_be_said_the_exit_code_counts(monkeypatch: pytest.MonkeyPatch):
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        with pytest.raises(SystemExit, match="2"), exit_codes():
+            raise UserError("Mend it.")
+        with contextlib.suppress(OSError):
+            full.close()
 
 
 def test_the_program_is_installed():

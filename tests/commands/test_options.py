@@ -15,7 +15,7 @@ from tiny_training import ISNET, PLAIN
 
 from isnet_jax import ISNetConfig, UserError, lrp
 from isnet_jax.commands import hard
-from isnet_jax.commands.config_file import from_yaml, to_yaml
+from isnet_jax.commands.config_file import from_yaml, to_yaml, values_of
 from isnet_jax.commands.custom import OwnDataJob
 from isnet_jax.commands.digits import CONFIGS, BiasedDigitsJob
 from isnet_jax.training import TrainConfig
@@ -96,6 +96,10 @@ def test_what_a_file_leaves_out_is_the_default(tmp_path: Path):
         ("just words", "the file is 'just words'; expected options by name"),
         ("a: [", "is no YAML"),
         ("a: !!python/object:os.system {}", "is no YAML"),
+        ("a: !!timestamp x", "is no YAML"),
+        ("a: !!bool 5", "is no YAML"),
+        ("a: !!int ''", "is no YAML"),
+        ("a: " + "[1], " * 60_000, "characters; expected options, at most 262,144"),
         ("\x00", "is no YAML"),
     ],
 )
@@ -164,6 +168,16 @@ def test_aliases_that_are_as_large_as_memory(tmp_path: Path):
         from_yaml(BiasedDigitsJob, tmp_path / "x.yaml")
     assert len(str(raised.value)) < 3000
     assert time.monotonic() - started < 5
+
+
+def test_merges_of_merges(tmp_path: Path):
+    """Each holds the one before ten times; the last word counts."""
+    lines = ["&a0 {epochs: 7, seed: 3}"]
+    lines += [f"&a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}], seed: {n}}}" for n in range(1, 30)]
+    (tmp_path / "x.yaml").write_text("".join(f"- {line}\n" for line in lines))
+    started = time.monotonic()
+    assert values_of(tmp_path / "x.yaml")[-1] == {"epochs": 7, "seed": 29}
+    assert time.monotonic() - started < 2
 
 
 NAMES = [field.name for field in dataclasses.fields(TrainConfig)]

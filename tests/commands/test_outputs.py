@@ -93,6 +93,18 @@ def test_only_pictures_of_ours_are_replaced(capsys, explain, tmp_path: Path):
     assert bytes_of(tmp_path) == before
 
 
+def test_a_calibration_replaces_nothing_but_a_calibration(capsys, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("isnet_jax.commands.calibrate.open_prepared", None)
+    command = ("calibrate", "own-data", tmp_path, "--out", tmp_path / "run.json")
+    for text in ('{"settings": {}}', "[]", "5", "mine", "[" * 100_000):
+        (tmp_path / "run.json").write_text(text)
+        assert "a file is there that this command did not write" in failed(capsys, *command)
+        assert (tmp_path / "run.json").read_text() == text
+    (tmp_path / "run.json").write_text('{"foreground_range": []}')
+    with pytest.raises(TypeError, match="NoneType"):  # Beyond the check, to read the data.
+        main([*map(str, command)])
+
+
 def test_our_pictures_and_cards_are_known(tmp_path: Path):
     save_png(np.zeros((4, 4, 3), np.uint8), tmp_path / "ours.png")
     assert is_ours(tmp_path / "ours.png")

@@ -1,6 +1,7 @@
 """The output folder of a run: claimed whole, whatever killed an earlier claim."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +110,22 @@ def test_settings_are_compared(tmp_path: Path):
     assert json.loads((tmp_path / "run.json").read_text())["settings"] == SETTINGS
     with pytest.raises(UserError, match="seed: 1 there, 2 now"):
         run_folder.check(tmp_path, {"seed": 2})
+
+
+def test_a_lock_is_no_link_and_no_pipe(tmp_path: Path):
+    """What a link points to would be emptied, and a pipe waited for."""
+    (tmp_path / "mine").write_text("precious")
+    for make in (lambda lock: lock.symlink_to(tmp_path / "mine"), os.mkfifo):
+        make(tmp_path / ".lock")
+        run_folder.check_unlocked(tmp_path)
+        with pytest.raises(UserError, match="cannot write to"), run_folder.lock(tmp_path):
+            pass
+        (tmp_path / ".lock").unlink()
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_a_lock_of_any_bytes(tmp_path: Path):
+    with run_folder.lock(tmp_path):
+        (tmp_path / ".lock").write_bytes(b"\xff\x1b[31m")
+        with pytest.raises(UserError, match="is in use by another run"):
+            run_folder.check_unlocked(tmp_path)

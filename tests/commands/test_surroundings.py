@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 from pathlib import Path
 
 import jax
 import pytest
+import yaml
 
 from isnet_jax.commands import custom, predict, surroundings
 from isnet_jax.commands.main import exit_codes, main
 from isnet_jax.errors import UserError
-from isnet_jax.training import load_network
+from isnet_jax.objective.calibration import calibrated
+from isnet_jax.objective.config import ISNetConfig
+from isnet_jax.training import FineTuneConfig, load_network
+from isnet_jax.training.serial import read_json
 
 
 class Started(Exception):  # noqa: N818
@@ -100,9 +105,68 @@ def test_links_that_loop(tmp_path: Path):
 
 
 def test_places_of_another_kind_end_with_one_sentence(capsys, tmp_path: Path):
-    for action in (lambda: tmp_path.read_bytes(), lambda: Path(tmp_path, "x" * 300).exists()):
+    for action in (
+        lambda: tmp_path.read_bytes(),
+        lambda: Path(tmp_path, "x" * 300).exists(),
+        lambda: tmp_path.mkdir(),
+    ):
         with pytest.raises(SystemExit, match="2"), exit_codes():
             action()
         assert f"error: {tmp_path}" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError), exit_codes():
         (tmp_path / "absent").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "own-data", "D", "--config", "PIPE.yaml"),
+        ("train", "own-data", "D", "--config", "DEVICE.yaml"),
+        ("inspect", "--model", "small", "--weights", "PIPE.safetensors"),
+        ("inspect", "--model", "small", "--weights", "DEVICE.safetensors"),
+        ("inspect", "--model", "small", "--classes", "PIPE"),
+        ("inspect", "--model", "small", "--classes", "DEVICE"),
+    ],
+)
+def test_pipes_and_devices_are_not_read(capsys, tmp_path: Path, monkeypatch, arguments):
+    """They might never end."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("PIPE.yaml", "PIPE.safetensors", "PIPE"):
+        os.mkfifo(name)
+        Path(name.replace("PIPE", "DEVICE")).symlink_to("/dev/zero")
+    assert "no regular file" in failed(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda file: read_json(file, "Remedy."),
+        lambda file: calibrated(ISNetConfig(), "small", "float32", file),
+        lambda file: FineTuneConfig(file).fingerprint(),
+    ],
+)
+def test_records_that_are_pipes(tmp_path: Path, read):
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(UserError, match=r"x .*no regular file"):
+        read(tmp_path / "x")
+
+
+@pytest.mark.parametrize("option", ["out", "data", "groups"])
+def test_names_that_no_file_can_have(capsys, tmp_path: Path, option: str):
+    given = {"data": "x", option: "a\0b"}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(given))
+    shown = failed(capsys, "train", "own-data", "--config", tmp_path / "c.yaml")
+    assert rf"{option} is a\x00b, which has a NUL" in shown
+
+
+@pytest.mark.parametrize("classes", [0, 100_001, 10**12])
+def test_weights_of_no_number_of_classes(capsys, tmp_path: Path, classes: int):
+    """An array of no values may have any shape."""
+    entry = {"dtype": "F32", "shape": [classes, 0], "data_offsets": [0, 0]}
+    header = json.dumps({"fc.weight": entry, "n" * 10_000: entry}).encode()
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    shown = failed(capsys, "inspect", "--model", "small", "--weights", file)
+    assert f"has {classes:,} classes; expected 1 to 100,000" in shown
+    shown = failed(capsys, "inspect", "--model", "resnet18", "--weights", file)
+    assert len(shown) < 1000

@@ -1,7 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from isnet_jax.data import check_examples
+from isnet_jax.data import BiasedDigitsConfig, check_examples
+from isnet_jax.data.hard import Decoy, Lungs
 from isnet_jax.errors import UserError
 
 IDS = ["ann", "bob", "cid", "dan"]
@@ -116,3 +119,16 @@ def test_different_numbers_of_samples(good: dict[str, np.ndarray]):
 
 def test_no_samples(good: dict[str, np.ndarray]):
     assert "there are no samples" in rejected({key: array[:0] for key, array in good.items()}, [])
+
+
+@pytest.mark.parametrize("kind", [BiasedDigitsConfig, Decoy, Lungs])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("canvas", 27), ("canvas", 10**5), ("canvas", 10**30), ("mask_dilation", -1),
+     ("mask_dilation", 10**30), ("seed", -1), ("train", 1), ("train", 10**30)],
+)  # fmt: skip
+def test_numbers_that_draw_no_data_set(kind: type, name: str, value: int):
+    if name not in {field.name for field in dataclasses.fields(kind)}:
+        return
+    with pytest.raises(UserError, match=rf"{name} is {value}, but must be from \d+ to [\d,]+"):
+        kind(**{name: value})

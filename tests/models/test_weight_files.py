@@ -299,6 +299,10 @@ def test_hugging_face_has_queries_keys_and_values_apart():
     (key,) = found
     assert key == "encoder.layers.encoder_layer_0.self_attention.in_proj_weight"
     np.testing.assert_array_equal(found[key], joined)
+    for shapes in ((), (), ()), ((8, 8), (8, 8), (8, 4)):
+        other = dict(zip(given, map(np.zeros, shapes), strict=True))
+        with pytest.raises(UserError, match=r"the weights have no heads.head.weight"):
+            models.number_of_classes(model, other)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 import jax
@@ -102,6 +103,9 @@ def test_masks_shrink_but_never_vanish():
     assert np.bincount(np.sqrt(sizes[1:]).astype(int))[[9, 7, 5, 3]].min() > 45
     at_edge = jnp.ones((20, 6, 6, 1))
     np.testing.assert_array_equal(shrunk(at_edge, 3, KEY, jnp.arange(20)), at_edge)
+    started = time.monotonic()
+    shrunk(mask, 2 * 10**9, KEY, jnp.arange(300)).block_until_ready()
+    assert time.monotonic() - started < 10
 
 
 def test_the_loss_is_that_of_the_exchanged_batch(x64):

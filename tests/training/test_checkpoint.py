@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -215,6 +216,48 @@ def test_the_loss_that_ranks_a_best_one_is_its_own(copy: Path, content: str):
     _, _, told = run(copy)
     assert "was changed; it is" in dict(told)["notice"]
     assert json.loads(file.read_text()) == json.loads(whole)
+
+
+STRANGERS = {
+    "file": lambda path: path.write_text("x"),
+    "pipe": os.mkfifo,
+    "link to nowhere": lambda path: path.symlink_to("absent"),
+    "link to itself": lambda path: path.symlink_to(path.name),
+}
+
+
+@pytest.mark.parametrize("kind", ["last", "best"])
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_what_is_no_checkpoint_is_moved_away(copy: Path, kind: str, stranger: str):
+    """Orbax would wait for a pipe, and fail to write where a link is."""
+    whole = newest(copy / kind)
+    shutil.rmtree(whole)
+    STRANGERS[stranger](whole)
+    STRANGERS[stranger](copy / kind / "9")
+    (copy / kind / "\N{SUPERSCRIPT TWO}").mkdir()
+    _, history, told = run(copy)
+    notices = [text for what, text in told if what == "notice"]
+    assert all(f"{kind}/{s} is no checkpoint" in " ".join(notices) for s in (whole.name, "9"))
+    assert [record["epoch"] for record in history] == [1, 2]
+    assert (copy / "last" / "6").is_dir()
+    assert {path.name for path in (copy / "damaged").iterdir()} == {whole.name, "9"}
+
+
+@pytest.mark.parametrize("name", [".", "last", "best", "damaged"])
+@pytest.mark.parametrize("stranger", ["file", "link to nowhere"])
+def test_what_lies_where_checkpoints_belong_is_named(copy: Path, name: str, stranger: str):
+    shutil.rmtree(copy / name, ignore_errors=True)
+    STRANGERS[stranger](copy / name)
+    with pytest.raises(UserError, match=r"is no folder; .*Move it away"):
+        Checkpoints(copy)
+
+
+def test_a_copy_under_another_number_is_no_checkpoint(copy: Path):
+    """Training would go on from there for ever."""
+    shutil.copytree(newest(copy / "last"), copy / "last" / "20")
+    _, history, told = run(copy)
+    assert "last/20 cannot be read (it is that of step 6)" in dict(told)["notice"]
+    assert len(history) == 2
 
 
 def test_a_deleted_best_is_done_without(copy: Path):

@@ -164,6 +164,13 @@ def test_a_profile_of_some_steps(tmp_path: Path):
     assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
 
 
+def test_a_profile_that_cannot_be_written(tmp_path: Path):
+    training = dataclasses.replace(PLAIN, profile_steps=(2, 3))
+    (tmp_path / "profile").write_text("")
+    with pytest.raises(UserError, match=r"profile cannot be written to .* leave out --profile"):
+        fit(SMALL, training, split(24), split(10, 1), tmp_path, Silent())
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -174,3 +181,36 @@ def test_options_out_of_range(field: str, value: object):
     found = re.escape(f"training: {field} is {value}")
     with pytest.raises(UserError, match=rf"{found}.*expected"):
         dataclasses.replace(ISNET, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("optimiser.learning_rate", 1e308),
+        ("optimiser.learning_rate", 1e-60),
+        ("objective.lrp_epsilon", 1e39),
+        ("objective.background_scale", 1e-50),
+        ("objective.foreground_range", (1.0, 1e300)),
+        ("objective.classification.class_weights", (1.0, 1e308)),
+        ("objective.heatmap_schedule", ((10**20, 0.5),)),
+        ("objective.exchange.max_shrink", 10**30),
+        ("checkpoints.keep_last", 2**31),
+        ("epochs", 10**10),
+    ],
+)
+def test_numbers_beyond_what_networks_compute_with(option: str, value: object):
+    """They would be infinite or 0 there, or overflow."""
+
+    def changed(options, names):
+        inner = value if len(names) == 1 else changed(getattr(options, names[0]), names[1:])
+        return dataclasses.replace(options, **{names[0]: inner})
+
+    with pytest.raises(UserError, match=rf"{option} is .*expected"):
+        changed(ISNET, option.split("."))
+
+
+def test_more_steps_than_can_be_counted():
+    training = dataclasses.replace(PLAIN, epochs=10**9)
+    training.make_optimiser(SMALL.create(0), 2 * 10**9)
+    with pytest.raises(UserError, match=r"1,000,000,000 epochs are 3,000,000,000 steps"):
+        training.make_optimiser(SMALL.create(0), 3 * 10**9)

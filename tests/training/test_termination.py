@@ -2,10 +2,13 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 
-from isnet_jax.training.termination import Termination, interrupted_afterwards
+from isnet_jax.training.termination import Termination, ended_at_once, interrupted_afterwards
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +74,38 @@ def test_sigterm_is_noted_and_the_handler_is_put_back(monkeypatch: pytest.Monkey
             assert not termination.is_due()
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+ALONE = """
+import sys
+from isnet_jax.training import DistributedConfig
+print("meeting", flush=True)
+DistributedConfig(f"127.0.0.1:{sys.argv[1]}", count=2).connect()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_waits_for_the_others_ends_at_once(number: signal.Signals):
+    """Python hears of no signal while it waits in the runtime, which it does for minutes."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    command = [sys.executable, "-c", ALONE, str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "meeting\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.send_signal(number)
+        try:
+            assert process.wait(10) == -number
+        finally:
+            process.kill()
+
+
+def test_signals_that_are_ignored_stay_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with ended_at_once():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

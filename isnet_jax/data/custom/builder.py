@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from isnet_jax.data.prepared import digest_of
 from isnet_jax.errors import UserError, printable
 
 MANIFEST: Final = "preparation.json"
@@ -99,7 +100,10 @@ class OwnData(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description="Images with foreground masks, prepared by isnet_jax.",
             features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(class_names=list(held.class_names)),
+            metadata=tfds.core.MetadataDict(
+                class_names=list(held.class_names),
+                members={split: digest_of(samples) for split, samples in held.members.items()},
+            ),
             disable_shuffling=True,
         )
 
@@ -150,6 +154,7 @@ def open_prepared(folder: str | Path) -> tfds.core.DatasetBuilder:
             "folder SOURCE --out " + f"{printable(place)}`, or csv, coco or voc instead of folder."
         )
     try:
+        _require_regular(place)
         _require_known_features(place / "features.json")
         _require_intact(place)
         builder = tfds.builder_from_directory(place)
@@ -177,6 +182,12 @@ def open_prepared(folder: str | Path) -> tfds.core.DatasetBuilder:
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of the files that say what the records of prepared data mean."""
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _DESCRIBING}
+
+
+def _require_regular(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path.name} is no regular file")
 
 
 def _require_intact(folder: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Int64, UInt8
 
+from isnet_jax.data.checks import check_drawn
 from isnet_jax.data.digits.marks import (
     BackgroundMark,
     biased_code,
@@ -68,12 +69,7 @@ class BiasedDigitsConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.mask_dilation < 0:
-            raise UserError(f"mask_dilation is {self.mask_dilation} pixels, but must be 0 or more.")
-        if self.canvas < 28:
-            raise UserError(f"canvas is {self.canvas} pixels, but digits need at least 28.")
-        if self.seed < 0:
-            raise UserError(f"seed is {self.seed}, but must be 0 or more.")
+        check_drawn(canvas=self.canvas, mask_dilation=self.mask_dilation, seed=self.seed)
         fractions = (self.validation_fraction, self.test_fraction)
         if not (min(fractions) > 0 and sum(fractions) < 1):
             raise UserError(

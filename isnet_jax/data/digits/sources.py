@@ -1,9 +1,11 @@
 """Where the digits come from: packaged, downloaded, or a folder in MNIST's own format."""
 
+import errno
 import functools
 import gzip
 import hashlib
 import importlib.resources
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -31,6 +33,7 @@ IDX_NAMES: Final = (
 _IMAGES_MAGIC, _LABELS_MAGIC = 0x803, 0x801
 _SIDE = 28
 _CONNECT_SECONDS = 5.0
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -179,10 +182,22 @@ def _download_mnist(folder: Path) -> list[Path]:
 
 @contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Without TFDS's own progress bars."""
+    """Without TFDS's own progress bars, and with one sentence where its records find no room.
+
+    Raises:
+        UserError: the storage is full.
+    """
     tfds.disable_progress_bar()
     try:
         yield
+    except RuntimeError as error:  # array_record has no other kind.
+        full = [text for text in map(os.strerror, _FULL) if text in str(error)]
+        if not full:
+            raise
+        raise UserError(
+            f"the data cannot be written ({full[0]}). Make room, or choose another place, and give "
+            "the command again."
+        ) from error
     finally:
         tfds.enable_progress_bar()
 

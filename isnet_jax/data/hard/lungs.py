@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from PIL import Image
 from scipy import ndimage
 
+from isnet_jax.data.checks import check_drawn
 from isnet_jax.data.drawn import Example
 from isnet_jax.data.formats import FORMATS
 from isnet_jax.errors import UserError
@@ -70,10 +71,15 @@ class Lungs:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        smallest = {"canvas": 32, "train": 2, "validation": 2, "test": 2, "seed": 0}
-        for name, least in smallest.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}, but must be {least} or more.")
+        check_drawn(
+            canvas=self.canvas,
+            train=self.train,
+            validation=self.validation,
+            test=self.test,
+            seed=self.seed,
+        )
+        if self.canvas < 32:
+            raise UserError(f"canvas is {self.canvas}, but must be 32 or more.")
         if not 0 <= self.strength <= 1:
             raise UserError(f"strength is {self.strength}, but must be a share, 0 to 1.")
         if not 0 < self.opacity <= 1:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 from scipy import ndimage
 
+from isnet_jax.data.checks import check_drawn
 from isnet_jax.data.digits.builder import split_members
 from isnet_jax.data.digits.marks import grown
 from isnet_jax.data.digits.sources import Digits, Source, fingerprint, load_digits
@@ -72,9 +73,7 @@ class ObjectSet:
             raise UserError(suggest(self.outline, get_args(Outline), what="outline of masks"))
         if self.refine:
             opencv()  # Refuses where it is not installed.
-        for name, least in (("mask_dilation", 0), ("canvas", _SIDE), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}, but must be {least} or more.")
+        check_drawn(canvas=self.canvas, mask_dilation=self.mask_dilation, seed=self.seed)
         if not 0 <= self.strength <= 1:
             raise UserError(f"strength is {self.strength}, but must be a probability, 0 to 1.")
         fractions = (self.validation_fraction, self.test_fraction)

@@ -1,6 +1,7 @@
 """Preparing own data: checks before anything is written, all or nothing, used again."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -440,3 +441,38 @@ def test_records_are_read_as_they_go(source: FolderSource, tmp_path: Path):
         first, second = map(next, iterators)
         assert all(np.array_equal(first[key], second[key]) for key in first)
     iterators[1].close()
+
+
+def test_a_full_disk_while_the_records_are_written(tmp_path: Path):
+    """Their writer has an error of its own for it; nothing half-written is left."""
+    source = FolderSource(own.write_folder(tmp_path / "source"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written \(File too large\)\. Make room"):
+            prepare_own(source, tmp_path / "out", OwnDataConfig())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    prepare_own(source, tmp_path / "out", OwnDataConfig())
+
+
+def test_records_of_another_split(source: FolderSource, tmp_path: Path):
+    """A test set that holds the training images would be judged well."""
+    out = tmp_path / "out"
+    prepare_own(source, out, OwnDataConfig())
+    train, test = (next(out.glob(f"*-{split}.array_record-*")) for split in ("train", "test"))
+    shutil.copy(train, test)
+    with pytest.raises(UserError, match=r"'test' in .* has other samples than were written"):
+        load_split(open_prepared(out), "test")
+    assert len(load_split(open_prepared(out), "train"))
+
+
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json", "*-test.array_record-*"])
+def test_pipes_among_prepared_data(source: FolderSource, tmp_path: Path, name: str):
+    prepare_own(source, tmp_path / "out", OwnDataConfig())
+    (file,) = (tmp_path / "out").glob(name)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(UserError, match=rf"{file.name} is no regular file"):
+        open_prepared(tmp_path / "out")
