@@ -83,7 +83,7 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     if stat.S_ISREG(os.fstat(handle).st_mode):
         return os.fdopen(handle, "rb")
     os.close(handle)
-    raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
+    raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
 
 
 def read_regular(path: str | os.PathLike[str]) -> bytes:

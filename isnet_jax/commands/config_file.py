@@ -94,8 +94,9 @@ def values_of(path: Path) -> Any:
     try:
         text = read_regular(path).decode()
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{printable(path)} cannot be read ({error}). Expected a YAML file."
+            f"{printable(path)} cannot be read ({reason}). Expected a YAML file."
         ) from error
     if len(text) > _MOST:
         raise UserError(

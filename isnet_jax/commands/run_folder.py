@@ -109,7 +109,7 @@ def _opened(path: Path, flags: int) -> TextIO:
     if stat.S_ISREG(os.fstat(handle).st_mode):
         return os.fdopen(handle, "r" if flags == os.O_RDONLY else "r+")
     os.close(handle)
-    raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
+    raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
 
 
 def check_unlocked(folder: Path) -> None:

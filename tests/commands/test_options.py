@@ -134,7 +134,7 @@ JOBS = (BiasedDigitsJob, *hard.JOBS.values())
 
 
 def test_a_file_without_end():
-    with pytest.raises(UserError, match="/dev/zero has more than 1,048,576 bytes"):
+    with pytest.raises(UserError, match=r"/dev/zero cannot be read .*not a regular file"):
         from_yaml(BiasedDigitsJob, Path("/dev/zero"))
 
 

@@ -122,7 +122,7 @@ def test_damaged_and_unfitting_files_leave_the_model_unchanged(tmp_path: Path):
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "weights.safetensors")
-    with pytest.raises(UserError, match=r"weights\.safetensors is no file"):
+    with pytest.raises(UserError, match=r"weights\.safetensors cannot be read .not a regular file"):
         models.read_weights(tmp_path / "weights.safetensors")
 
 

@@ -187,7 +187,7 @@ def digests(folder: Path) -> dict[str, str]:
 def _require_regular(folder: Path) -> None:
     for path in folder.iterdir():
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise ValueError(f"{path.name} is no regular file")
+            raise ValueError(f"{path.name} is not a regular file")
 
 
 def _require_intact(folder: Path) -> None:

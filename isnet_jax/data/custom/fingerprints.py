@@ -10,7 +10,7 @@ from isnet_jax.data.custom.readers import Listing, Rejected
 from isnet_jax.data.custom.readers.samples import read_regular, relative
 from isnet_jax.errors import printable
 
-# Size, time of change in ns, SHA-256; empty for what is missing or no regular file.
+# Size, time of change in ns, SHA-256; empty for what is missing or not a regular file.
 Fingerprint = list[Any]
 
 

@@ -474,5 +474,5 @@ def test_pipes_among_prepared_data(source: FolderSource, tmp_path: Path, name: s
     (file,) = (tmp_path / "out").glob(name)
     file.unlink()
     os.mkfifo(file)
-    with pytest.raises(UserError, match=rf"{file.name} is no regular file"):
+    with pytest.raises(UserError, match=rf"{file.name} is not a regular file"):
         open_prepared(tmp_path / "out")
