@@ -23,8 +23,7 @@ step = jax.jit(lambda x: jnp.sort(jnp.outer(x, x), 0)[0] / 2)
 def run(count):
     x = jnp.ones(3000)
     for _ in range(count):
-        x = step(x)
-    x.block_until_ready()
+        x = step(x).block_until_ready()  # So many arrays are alive at once on any machine.
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 print(-run(3) + run(5))
 """
