@@ -7,10 +7,7 @@ import dataclasses
 import gc
 import json
 import logging
-import math
 import os
-import re
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,14 +23,24 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from isnet_jax.errors import UserError, printable
-from isnet_jax.files import read_regular, write_atomically
-from isnet_jax.training.checksums import loss_of, sealed, unsealed
+from isnet_jax.files import write_atomically
+from isnet_jax.training.arrays import flattened, unflattened
+from isnet_jax.training.checkpoint_folders import (
+    LOSS,
+    losses_in,
+    mend_ranks,
+    move_away,
+    move_strangers,
+    ranked_by,
+    require_folders,
+    steps_in,
+)
+from isnet_jax.training.checksums import sealed, unsealed
 from isnet_jax.training.description import DESCRIPTION, ModelDescription, read_description
 from isnet_jax.training.step import TrainState
 from isnet_jax.training.termination import interrupted_afterwards
 
-_LOSS = "validation_loss"
-# Nothing is made, and the losses are not read, which may be damaged: see `_losses`.
+# Nothing is made, and the losses are not read, which may be damaged: see `losses_in`.
 _READ_ONLY = {"create": False, "lightweight_initialize": True}
 _START_ANEW = "Delete that folder to go on without it."
 
@@ -78,11 +85,11 @@ class Checkpoints:
     ):
         config = config or CheckpointConfig()
         self._folder, self._tell = Path(os.path.realpath(folder)), tell
-        _require_folders(folder)
+        require_folders(folder)
         with self._writing():
             if jax.process_index() == 0:
-                _move_strangers(self._folder, tell)
-            _mend_ranks(self._folder / "best", tell)
+                move_strangers(self._folder, tell)
+            mend_ranks(self._folder / "best", tell)
         self._last = _manager(
             self._folder / "last", max_to_keep=config.keep_last, cleanup_tmp_directories=True
         )
@@ -130,7 +137,7 @@ class Checkpoints:
                 kept = arguments
                 if state.average is not None:
                     kept = _arguments(state.averaged(), progress, loss)
-                self._best.save(step, args=kept, metrics={_LOSS: loss}, force=True)
+                self._best.save(step, args=kept, metrics={LOSS: loss}, force=True)
                 # Once "last" counts this epoch as done, its best must be there.
                 self._best.wait_until_finished()
             if step in self._last.all_steps():  # Written before the epoch's validation.
@@ -215,7 +222,7 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         if jax.process_index() == 0:
-            _move_away(Path(self._last.directory) / str(step))
+            move_away(Path(self._last.directory) / str(step))
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"set aside {step}")
         self._last.reload()
@@ -231,7 +238,7 @@ class Checkpoints:
         except TimeoutError:
             raise
         except (OSError, ValueError) as error:
-            whole = sorted(_steps(self._folder / "last"))
+            whole = sorted(steps_in(self._folder / "last"))
             kept = f"Those of steps {whole} are whole" if whole else "None was written before"
             raise UserError(
                 f"a checkpoint could not be written to {printable(self._folder)} "
@@ -293,7 +300,7 @@ def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
     meeting = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name)
     chosen = ocp.CheckpointManagerOptions(**options, multiprocessing_options=meeting)
     if folder.name == "best" and chosen.create:
-        chosen.best_fn, chosen.best_mode = _ranked_by, "min"
+        chosen.best_fn, chosen.best_mode = ranked_by, "min"
     return ocp.CheckpointManager(folder, options=chosen, item_handlers=handlers)
 
 
@@ -307,73 +314,6 @@ def _arguments(state: TrainState, progress: Mapping[str, Any], loss: float | Non
     )
 
 
-def _ranked_by(metrics: Any) -> float:
-    loss = metrics.get(_LOSS) if isinstance(metrics, dict) else None
-    return loss if isinstance(loss, int | float) and loss == loss else math.inf
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(read_regular(file))
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-def _steps(folder: Path) -> dict[int, Path]:
-    """What is called as checkpoints are, by step."""
-    named = (path for path in folder.glob("*") if re.fullmatch("0|[1-9][0-9]*", path.name))
-    return {int(path.name): path for path in named}
-
-
-def _losses(folder: Path) -> dict[int, tuple[float, float]]:
-    """Of each checkpoint the loss in its record, which has a checksum, and what Orbax ranks by."""
-    losses = {}
-    for step, place in _steps(folder).items():
-        ranked = _ranked_by(_json(place / "metrics" / "metrics"))
-        recorded = loss_of(_json(place / "progress" / "metadata"))
-        losses[step] = (ranked if recorded is None else recorded, ranked)
-    return losses
-
-
-def _require_folders(network: Path) -> None:
-    for place in (network, network / "last", network / "best", network / "damaged"):
-        if os.path.lexists(place) and not place.is_dir():
-            raise UserError(
-                f"{printable(place)} is no folder; expected one with checkpoints. Move it away: "
-                "the same command goes on with what else is there."
-            )
-
-
-def _move_strangers(network: Path, tell: Callable[[str], None]) -> None:
-    """Files, links to nowhere and pipes where a checkpoint would be written, or was."""
-    for kind in ("last", "best"):
-        for path in _steps(network / kind).values():
-            if not path.is_dir():
-                tell(f"{printable(path)} is no checkpoint; it is in damaged/ now")
-                _move_away(path)
-
-
-def _move_away(checkpoint: Path) -> None:
-    place = checkpoint.parent.parent / "damaged" / checkpoint.name
-    place.parent.mkdir(exist_ok=True)
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place, ignore_errors=True)
-    else:
-        place.unlink(missing_ok=True)
-    checkpoint.rename(place)
-
-
-def _mend_ranks(folder: Path, tell: Callable[[str], None]) -> None:
-    """Orbax shall drop the worst of the best by their losses as they were saved."""
-    for step, (loss, ranked) in _losses(folder).items() if jax.process_index() == 0 else ():
-        file = folder / str(step) / "metrics" / "metrics"
-        if loss != ranked or not isinstance(_json(file), dict):
-            tell(f"the loss in {printable(file)} was changed; it is {loss} again")
-            write_atomically(file, json.dumps({_LOSS: loss}))
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("ranks")
-
-
 class _DamagedError(Exception):
     """A checkpoint is there and cannot be read."""
 
@@ -384,7 +324,7 @@ def _best(
     """The first that can be read: of the best, or, of ended epochs, of the last."""
     damaged: list[_DamagedError] = []
     for manager in managers:
-        losses = _losses(Path(manager.directory)) if manager.directory.name == "best" else {}
+        losses = losses_in(Path(manager.directory)) if manager.directory.name == "best" else {}
         best = min(losses, key=lambda step: losses[step], default=None)
         for step in sorted(manager.all_steps(), key=lambda step: (step != best, -step)):
             try:
@@ -479,58 +419,3 @@ def _first_line(error: Exception) -> str:
     """Without the specification that tensorstore adds."""
     text = (str(error) or type(error).__name__).splitlines()[0]
     return text.split(" [tensorstore_spec=")[0]
-
-
-def flattened(tree: Any) -> dict[str, Any]:
-    """Arrays, or their shapes, by their path: whatever the classes around them."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (
-            _key_data(leaf) if _is_key(leaf) else leaf
-        )
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    }
-
-
-def unflattened(like: Any, arrays: Mapping[str, Any], where: str) -> Any:
-    """Arrays of `flattened` in the structure of `like`: arrays, or their shapes alone.
-
-    Raises:
-      UserError: arrays are missing or of other shapes.
-    """
-    expected = flattened(like)
-    problems = [
-        f"  {name}: found {np.shape(arrays[name]) if name in arrays else 'nothing'}, expected "
-        f"{np.shape(value)}"
-        for name, value in expected.items()
-        if name not in arrays or np.shape(arrays[name]) != np.shape(value)
-    ]
-    if problems:
-        shown = "\n".join(problems[:8])
-        raise UserError(
-            f"the checkpoint in {printable(where)} belongs to another architecture or optimiser "
-            f"({len(problems)} arrays differ):\n{shown}\nUse the options it was trained with."
-        )
-    leaves, structure = jax.tree.flatten(like)
-    restored = [
-        jax.random.wrap_key_data(arrays[name], impl=_key_impl(leaf))
-        if _is_key(leaf)
-        else jnp.asarray(arrays[name])
-        for name, leaf in zip(expected, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, restored)
-
-
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _key_data(leaf: Any) -> Any:
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.eval_shape(jax.random.key_data, leaf)
-    return jax.random.key_data(leaf)
-
-
-def _key_impl(leaf: Any) -> Any:
-    found = []
-    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)
-    return found[0]

@@ -17,7 +17,7 @@ import numpy as np
 
 from isnet_jax.errors import UserError, printable
 from isnet_jax.files import write_atomically
-from isnet_jax.training.checkpoint import flattened
+from isnet_jax.training.arrays import flattened
 from isnet_jax.training.description import ModelDescription
 from isnet_jax.training.serial import from_dict
 from isnet_jax.training.step import TrainState

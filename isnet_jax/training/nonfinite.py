@@ -11,7 +11,7 @@ import numpy as np
 
 from isnet_jax.data import Augmentation
 from isnet_jax.errors import UserError
-from isnet_jax.training.checkpoint import unflattened
+from isnet_jax.training.arrays import unflattened
 from isnet_jax.training.config import TrainConfig
 from isnet_jax.training.dump import Failure, host_arrays, load_failure
 from isnet_jax.training.metrics import NonFiniteError, nonfinite

@@ -33,7 +33,7 @@ from isnet_jax.training import (
     init_state,
     load_network,
 )
-from isnet_jax.training.checkpoint import flattened
+from isnet_jax.training.arrays import flattened
 from isnet_jax.training.description import write_description
 from isnet_jax.training.progress import check_progress
 
