@@ -104,8 +104,9 @@ def test_pictures(tmp_path: Path):
 def test_sources(tmp_path: Path):
     """Tables with formulas, annotations with addresses, and a good one of each kind."""
     table = own.write_table(tmp_path / "table", own.rows())
-    hostile = own.rows().replace("cat", "=cmd|'/c calc'!A0").replace("dog", "@SUM(1+1)")
+    hostile = own.rows().replace("cat", "=cmd('/c calc')!A0").replace("dog", "@SUM(1+1)")
     other = own.write_table(tmp_path / "hostile", hostile)
+    piped = own.write_table(tmp_path / "piped", own.rows().replace("cat", "=cmd|'/c calc'!A0"))
     coco = own.write_coco(tmp_path / "coco", own.coco())
     content = own.coco()
     content["images"][0] |= {"file_name": "http://localhost:1/x.png", "coco_url": "file:///etc"}
@@ -120,7 +121,8 @@ def test_sources(tmp_path: Path):
     with watched(tmp_path):
         for name, source in sources.items():
             prepare_own(source, tmp_path / "out" / name, OwnDataConfig())
-        refused(lambda: prepare_own(CocoSource(remote), tmp_path / "out" / "r", OwnDataConfig()))
+        for source in (CocoSource(remote), CsvSource(piped)):
+            refused(lambda s=source: prepare_own(s, tmp_path / "out" / "r", OwnDataConfig()))
 
 
 @pytest.fixture(scope="module")
