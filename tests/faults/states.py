@@ -70,6 +70,14 @@ Contents = dict[str, bytes | None]
 
 
 def contents(folder: Path) -> Contents:
+    """What a folder holds at one moment: read until nothing changes meanwhile."""
+    found = _read(folder)
+    while (again := _read(folder)) != found:
+        found = again
+    return found
+
+
+def _read(folder: Path) -> Contents:
     found: Contents = {}
     for place, folders, files in os.walk(folder):
         for name in folders:
