@@ -14,6 +14,9 @@ from pathlib import Path
 
 from isnet_jax.errors import UserError, printable
 
+# No room, or no more of it for this user or in one file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def check_outputs(
     outputs: Iterable[Path],
@@ -73,17 +76,22 @@ def temporaries(folder: Path, names: Iterable[str]) -> list[Path]:
     return [path for path in folder.glob(".*") if pattern.fullmatch(path.name) and path.is_file()]
 
 
-def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """A regular file, opened to be read.
+def regular(path: str | os.PathLike[str], flags: int) -> int:
+    """The handle of a regular file, opened with such flags; made with mode 0666 if they say so.
 
     Raises:
-      OSError: it cannot be read, or is a pipe or a device, which might never end.
+      OSError: it cannot be opened, or is a pipe or a device, which might never end.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     if stat.S_ISREG(os.fstat(handle).st_mode):
-        return os.fdopen(handle, "rb")
+        return handle
     os.close(handle)
     raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """A file that `regular` opens, to be read."""
+    return os.fdopen(regular(path, os.O_RDONLY), "rb")
 
 
 def read_regular(path: str | os.PathLike[str]) -> bytes:

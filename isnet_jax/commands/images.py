@@ -18,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from isnet_jax.data.custom.readers import dicom
 from isnet_jax.data.custom.readers.pictures import CONVERT, FOREIGN, SUFFIXES
 from isnet_jax.errors import UserError, printable
 from isnet_jax.report.heatmaps import beside, save_png
@@ -70,7 +71,7 @@ def _is_dicom(file: Path) -> bool:
         if file.suffix or not file.is_file():
             return False
         with file.open("rb") as opened:
-            return opened.read(132)[128:] == b"DICM"
+            return dicom.is_dicom(opened.read(132))
     except OSError:
         return False
 

@@ -25,6 +25,7 @@ from isnet_jax.commands.surroundings import require_devices, require_folder
 from isnet_jax.commands.terminal import console as new_console
 from isnet_jax.commands.terminal import escape_what_cannot_be_encoded, say
 from isnet_jax.errors import Terminated, UserError, printable, suggest
+from isnet_jax.files import FULL
 from isnet_jax.memory import keep_freed_memory, require_address_space
 
 _USAGE = """usage: isnet-jax COMMAND [OPTIONS]
@@ -62,7 +63,7 @@ _OF_MODULES = ("evaluate", "compare", "predict", "export", "explain", "inspect")
 _JOBS = _CALIBRATED | {"segmenter": "PREPARED"} | dict.fromkeys(_HARD, "")
 
 
-_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_STORAGE = (*FULL, errno.EROFS)
 # Something else lies where a file or folder was expected, or it is kept from us.
 _PLACES = (
     errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,

@@ -9,14 +9,13 @@ import errno
 import fcntl
 import os
 import platform
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from isnet_jax.commands.config_file import to_yaml
 from isnet_jax.errors import UserError, printable
-from isnet_jax.files import temporaries, write_atomically
+from isnet_jax.files import regular, temporaries, write_atomically
 from isnet_jax.training.serial import read_record, record_of, write_record
 
 RUN_FILE = "run.json"
@@ -105,11 +104,8 @@ def lock(folder: Path) -> Iterator[None]:
 
 def _opened(path: Path, flags: int) -> TextIO:
     """A lock: never what a link points to, which would be emptied, nor a pipe, which would wait."""
-    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    if stat.S_ISREG(os.fstat(handle).st_mode):
-        return os.fdopen(handle, "r" if flags == os.O_RDONLY else "r+")
-    os.close(handle)
-    raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    handle = regular(path, flags | os.O_NOFOLLOW)
+    return os.fdopen(handle, "r" if flags == os.O_RDONLY else "r+")
 
 
 def check_unlocked(folder: Path) -> None:

@@ -226,7 +226,7 @@ def _check(job: SegmenterJob, description: ModelDescription, splits: Splits) -> 
     training.launch.launcher(training.batch_size)
     model = description.create(job.seed)
     job.fine_tune.load(model)
-    training.make_optimiser(model, training.epochs * (len(splits["train"]) // training.batch_size))
+    training.make_optimiser(model, training.epochs * training.steps_per_epoch(len(splits["train"])))
     batch = next(training.batches(splits["train"]))
     state = init_state(model, optax.identity(), jax.random.key(job.seed))
     whole = Whole(batch["label"], batch.get("has_mask"))

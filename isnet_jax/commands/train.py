@@ -334,7 +334,7 @@ def _check_stage(stage: Stage) -> None:
     training.launch.launcher(training.batch_size)
     model = stage.description.create(training.seed)
     training.fine_tune.load(stage.description.deployed(model))
-    training.make_optimiser(model, training.epochs * (len(stage.train) // training.batch_size))
+    training.make_optimiser(model, training.epochs * training.steps_per_epoch(len(stage.train)))
     state = init_state(model, optax.identity(), jax.random.key(training.seed))
     batch = next(training.batches(stage.train))
     validate = build_validation(model, training.method)

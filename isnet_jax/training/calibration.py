@@ -34,7 +34,7 @@ def calibrate(
       training: of the plain classifier, 5 epochs in the paper.
       on_step: told of the number of steps done and in all.
     """
-    batches, per_epoch = training.batches(train), len(train) // training.batch_size
+    batches, per_epoch = training.batches(train), training.steps_per_epoch(len(train))
     steps = training.epochs * per_epoch
     plain = dataclasses.replace(training, objective=config.classification)
     model, state, run_step = start(description, plain, steps)

@@ -95,6 +95,10 @@ class TrainConfig:
         """What the objective stands for."""
         return method_of(self.objective)
 
+    def steps_per_epoch(self, samples: int) -> int:
+        """Whole batches of so many samples."""
+        return samples // self.batch_size
+
     def make_optimiser(self, model: nnx.Module, steps: int) -> optax.GradientTransformation:
         """The optimiser of a network, for a training of so many steps.
 

@@ -56,7 +56,7 @@ class Trainer:
         self.description, self.training, self.train = description, training, train
         self._earlier = earlier
         self.folder, self.checkpoints = folder, checkpoints
-        self.steps_per_epoch = len(train) // training.batch_size
+        self.steps_per_epoch = training.steps_per_epoch(len(train))
         self.steps = training.epochs * self.steps_per_epoch
         self.model = description.create(training.seed)
         optimiser = training.make_optimiser(self.model, self.steps)

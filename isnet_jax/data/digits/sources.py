@@ -1,6 +1,5 @@
 """Where the digits come from: packaged, downloaded, or a folder in MNIST's own format."""
 
-import errno
 import functools
 import gzip
 import hashlib
@@ -19,6 +18,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int32, UInt8
 
 from isnet_jax.errors import UserError, printable, suggest
+from isnet_jax.files import FULL
 
 Source = Literal["mnist-mini", "mnist", "idx"]
 
@@ -33,7 +33,6 @@ IDX_NAMES: Final = (
 _IMAGES_MAGIC, _LABELS_MAGIC = 0x803, 0x801
 _SIDE = 28
 _CONNECT_SECONDS = 5.0
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ def quiet_tfds() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # array_record has no other kind.
-        full = [text for text in map(os.strerror, _FULL) if text in str(error)]
+        full = [text for text in map(os.strerror, FULL) if text in str(error)]
         if not full:
             raise
         raise UserError(

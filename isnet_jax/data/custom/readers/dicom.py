@@ -14,6 +14,11 @@ from isnet_jax.data.custom.readers.samples import Rejected, first_line
 from isnet_jax.errors import UserError
 
 
+def is_dicom(data: bytes) -> bool:
+    """By a file's first 132 bytes, or more."""
+    return data[128:132] == b"DICM"
+
+
 def decode(data: bytes, max_pixels: int) -> Shaped[np.ndarray, "h w"] | Shaped[np.ndarray, "h w 3"]:
     """Pixels as a viewer shows them: uint16 (h, w), or uint8 (h, w, 3) for colour.
 

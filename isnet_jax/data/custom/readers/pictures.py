@@ -126,7 +126,7 @@ def decode_image(
         Rejected: it is not a picture that can be used.
         UserError: it is DICOM and pydicom is not installed.
     """
-    if suffix.lower() in (".dcm", ".dicom") or data[128:132] == b"DICM":
+    if suffix.lower() in (".dcm", ".dicom") or dicom.is_dicom(data):
         return dicom.decode(data, MAX_PIXELS)
     picture, hidden = _open(data)
     if hidden.deep is not None:
@@ -223,8 +223,7 @@ def binary(values: Shaped[np.ndarray, "h w"], threshold: int | None) -> Bool[np.
     """The foreground of a mask.
 
     With a threshold, foreground is what reaches it; one of 8 bits, but for 1, is none of values
-    with more. Without, it is every pixel above 0, and all of
-    them must have the same value.
+    with more. Without, it is every pixel above 0, and all of them must have the same value.
 
     Raises:
         Rejected: there are several values above 0, or no foreground, or it is of other values.
@@ -274,7 +273,7 @@ def _open(data: bytes) -> tuple[Image.Image, Stored]:
     """A decoded picture of one frame, upright; of a photograph with previews the photograph."""
     if data[4:8] == b"ftyp":
         raise Rejected("is a HEIC, AVIF or film file", CONVERT)
-    if data[128:132] == b"DICM":
+    if dicom.is_dicom(data):
         raise Rejected("is DICOM, which is read as an image and not as a mask", "Save it as PNG")
     try:
         with warnings.catch_warnings():
