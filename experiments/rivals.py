@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 from rich.console import Console
+from rivals_tables import TESTS, markdown
 
 from isnet_jax.commands import compare, hard
 from isnet_jax.commands.options import of_method
@@ -35,9 +36,8 @@ from isnet_jax.training import OptimiserConfig
 from isnet_jax.training.provenance import machine
 
 Budget = Literal["steps", "seconds"]
-TESTS = ("biased", "unbiased", "confounding", "unseen")
 SEARCH_SEED = 100
-SMALL = {"epochs": 2, "seeds": (0,), "sets": ("decoy",), "limit": 300}
+SMALL = {"epochs": 2, "search_epochs": 1, "seeds": (0,), "sets": ("decoy",), "limit": 300}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Experiment:
       epochs: passes over the training images.
       budgets: equal steps for all, and equal seconds of training.
       search_rates: learning rates to choose from; one: nothing is searched.
+      search_epochs: passes over the training images with each of them.
       limit: so many objects of each source only.
       known: a table.json from elsewhere: the sets it has all rows of are not trained again.
       small: a tiny round of everything, to see that it works.
@@ -66,6 +67,7 @@ class Experiment:
     epochs: int = 8
     budgets: tuple[Budget, ...] = ("steps", "seconds")
     search_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
+    search_epochs: int = 3
     limit: int | None = None
     known: Path | None = None
     small: bool = False
@@ -132,7 +134,7 @@ def _searched(experiment: Experiment, set_name: str, method: str, console: Conso
     accuracies = {}
     for rate in experiment.search_rates:
         folder = experiment.out / set_name / method / "search" / f"{rate:g}"
-        _trained(experiment, set_name, method, rate, experiment.epochs, SEARCH_SEED, folder)
+        _trained(experiment, set_name, method, rate, experiment.search_epochs, SEARCH_SEED, folder)
         lines = (folder / method / "metrics.jsonl").read_text().splitlines()
         best = min(map(json.loads, lines), key=lambda record: record["validation_loss"])
         accuracies[rate] = best["validation_accuracy"]
@@ -188,6 +190,7 @@ def _trained(
         "same_with_another_background": found["interventions"]["agreement_exchanged"],
         "statistics": found["statistics"],
         "seconds": metrics["training_seconds"][method],
+        "run_time": metrics["run_time"][method],
     }
 
 
@@ -216,34 +219,6 @@ def write(experiment: Experiment, rows: list[dict[str, Any]]) -> None:
     }
     write_atomically(experiment.out / "table.json", json.dumps(record, indent=1) + "\n")
     write_atomically(experiment.out / "table.md", markdown(rows))
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Means over the seeds, and their range where there are several."""
-    measures = (*TESTS, "worst_group", "background_relevance", "same_with_another_background")
-    head = ("method", *measures, "seconds", "seeds")
-    lines = []
-    for set_name, budget in dict.fromkeys((row["set"], row["budget"]) for row in rows):
-        here = [row for row in rows if (row["set"], row["budget"]) == (set_name, budget)]
-        lines += [
-            f"\n**{set_name}, equal {budget}**\n",
-            f"| {' | '.join(head)} |".replace("_", " "),
-        ]
-        lines.append("|---" * len(head) + "|")
-        for method in dict.fromkeys(row["method"] for row in here):
-            runs = [row for row in here if row["method"] == method]
-            cells = [_cell([run[name] for run in runs]) for name in measures]
-            seconds = f"{np.mean([run['seconds'] for run in runs]):.0f}"
-            lines.append(f"| {method} | {' | '.join(cells)} | {seconds} | {len(runs)} |")
-    return "\n".join(lines).strip() + "\n"
-
-
-def _cell(values: list[float | None]) -> str:
-    known = 100 * np.array([value for value in values if value is not None])
-    if not len(known):
-        return "-"
-    spread = f" ({known.min():.1f} to {known.max():.1f})" if len(known) > 1 else ""
-    return f"{known.mean():.1f} %{spread}"
 
 
 if __name__ == "__main__":

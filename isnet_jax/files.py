@@ -7,8 +7,8 @@ import errno
 import io
 import os
 import re
+import secrets
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -108,7 +108,6 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(target)
 
 
@@ -116,8 +115,10 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
 def _temporary(target: Path) -> Iterator[tuple[int, Path]]:
     """A file beside another one, which goes away; the caller closes it."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    path = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    # By the user's umask, which tempfile's functions pass over.
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        yield handle, Path(name)
+        yield handle, path
     finally:
-        Path(name).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)

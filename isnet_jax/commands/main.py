@@ -287,6 +287,8 @@ def _together(processes: Any, console: Console) -> Iterator[None]:
         return
     from isnet_jax.training.distributed import is_first, leaves_the_others
 
+    where = "" if processes.coordinator == "auto" else f" at {processes.coordinator}"
+    say(console, f"meeting the other processes{where}, for at most {processes.meeting} s")
     processes.connect()
     console.quiet = not is_first()
     with leaves_the_others(), exit_codes():

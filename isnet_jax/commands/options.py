@@ -158,10 +158,10 @@ class TrainingJob(RunOptions):
       method: what is trained: isnet, plain, swap (backgrounds exchanged, nothing else) or others,
         see docs/how-to/choose-a-method.md; a wrong name lists all. `--method NAME --help` shows the
         method's own options.
-      isnet: the ISNet's objective: images as they are and with the background of another one, equal
-        logits for both, and no heatmaps. The papers' objective has heatmaps alone
-        (heatmap_weight 0.7, exchange.probability 0, exchange.consistency 0). Multi-label data set
-        the classification's task themselves.
+      isnet: the ISNet's objective: classes are learnt from images with the background of another
+        one, the same logits are asked for the images as they are, and there are no heatmaps. The
+        papers' objective has heatmaps alone (heatmap_weight 0.7, exchange.probability 0,
+        exchange.consistency 0). Multi-label data set the classification's task themselves.
       plain_epochs: passes of a plain classifier to compare with.
       calibration: file of `isnet-jax calibrate`; its ranges replace isnet.foreground_range.
       select_by: what makes an epoch the best, which is kept, on validation images: the lowest

@@ -27,14 +27,24 @@ class Exchange:
         from 0 to this: for masks that are wider than the object, whose rim would go with it.
       consistency: above 0, images are classified both as they are and exchanged, and this times
         the mean squared difference of their logits is added to the loss. A step costs twice.
+      unexchanged: with consistency, the share of the classification loss that is of the images as
+        they are, in [0, 1]. At 0 they are only asked for the logits they have when exchanged, and
+        their own backgrounds, which may give the class away, have no label to answer for.
     """
 
     probability: float = 0.0
     max_shrink: int = 0
     consistency: float = 0.0
+    unexchanged: float = 0.0
 
     def __post_init__(self):
-        for field, high in (("probability", 1), ("max_shrink", np.inf), ("consistency", np.inf)):
+        limits_of = {
+            "probability": 1,
+            "max_shrink": np.inf,
+            "consistency": np.inf,
+            "unexchanged": 1,
+        }
+        for field, high in limits_of.items():
             value = getattr(self, field)
             if not (0 <= value <= high and value < np.inf):
                 limits = "in [0, 1]" if high == 1 else "finite, at least 0"
@@ -43,6 +53,11 @@ class Exchange:
             raise UserError(
                 f"Exchange: consistency is {self.consistency}, but no background is exchanged. "
                 "Set probability to 1."
+            )
+        if self.unexchanged and not self.consistency:
+            raise UserError(
+                f"Exchange: unexchanged is {self.unexchanged}, but images are not classified as "
+                "they are too. Set consistency above 0."
             )
 
 

@@ -325,7 +325,12 @@ def _of_views(
     logits: Array, batch: Batch, config: ISNetConfig, axis_name: str | None
 ) -> Float[Array, ""]:
     """The classification loss, and how far the logits of the two views are apart."""
-    loss = classified(logits, batch, config.classification, axis_name)
-    if not config.exchange.consistency:
-        return loss
-    return loss + config.exchange.consistency * disagreement(logits)
+    exchange = config.exchange
+    if not exchange.consistency:
+        return classified(logits, batch, config.classification, axis_name)
+    half = dataclasses.replace(batch, label=batch.label[: len(batch) // 2])
+    own, others = (
+        classified(view, half, config.classification, axis_name) for view in jnp.split(logits, 2)
+    )
+    loss = exchange.unexchanged * own + (1 - exchange.unexchanged) * others
+    return loss + exchange.consistency * disagreement(logits)

@@ -75,6 +75,11 @@ class DistributedConfig:
                 'of 1 to 65,535, or "auto".'
             )
 
+    @property
+    def meeting(self) -> int:
+        """Seconds within which all of them start."""
+        return max(self.timeout, _MEETING)
+
     def connect(self) -> None:
         """Meet the others; before anything else is done with JAX.
 
@@ -99,7 +104,7 @@ class DistributedConfig:
             with ended_at_once():
                 jax.distributed.initialize(
                     **given,
-                    initialization_timeout=max(self.timeout, _MEETING),
+                    initialization_timeout=self.meeting,
                     heartbeat_timeout_seconds=self.timeout,
                     shutdown_timeout_seconds=_ENDING,
                 )
@@ -107,7 +112,7 @@ class DistributedConfig:
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"processes: could not meet the others ({str(error).splitlines()[0]}). Start all "
-                f"{self.count} within {max(self.timeout, _MEETING)} s of each other, with the "
+                f"{self.count} within {self.meeting} s of each other, with the "
                 "first one's HOST:PORT as coordinator."
             ) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from isnet_jax import UserError, models
 from isnet_jax.commands.images import pictures_of
 from isnet_jax.commands.main import main
-from isnet_jax.files import check_outputs
+from isnet_jax.files import check_outputs, write_atomically
 from isnet_jax.report.card import is_card
 from isnet_jax.report.heatmaps import is_ours, save_png
 
@@ -61,6 +62,18 @@ def test_what_is_read_is_not_overwritten(tmp_path: Path):
         check_outputs([tmp_path / "new"], "--heatmaps", inputs=[tmp_path / "x" / ".." / "new"])
     check_outputs([tmp_path / "new"], inputs=[read])
     assert not (tmp_path / "new").exists()
+
+
+def test_files_are_as_private_as_the_user_wants(tmp_path: Path):
+    before = os.umask(0o077)
+    try:
+        write_atomically(tmp_path / "private", "a")
+        os.umask(0o002)
+        write_atomically(tmp_path / "shared", "a")
+    finally:
+        os.umask(before)
+    found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert found == {"private": 0o600, "shared": 0o664}
 
 
 def test_what_cannot_be_written_is_found(tmp_path: Path):

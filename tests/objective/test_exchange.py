@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import of_parameters
 from small_isnet import BASE, batch_of, small
@@ -123,18 +124,24 @@ def test_the_loss_is_that_of_the_exchanged_batch(x64):
     assert float(alone) == pytest.approx(float(plain), rel=1e-12)
 
 
-def test_consistency_adds_the_difference_of_the_two_views(x64):
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_consistency_adds_the_difference_of_the_two_views(x64, share: float):
     batch = batch_of()
-    exchange = Exchange(probability=1.0, consistency=0.3)
+    exchange = Exchange(probability=1.0, consistency=0.3, unexchanged=share)
     config = dataclasses.replace(BASE, exchange=exchange)
     views = both_views(batch, exchange, jax.random.fold_in(KEY, 1))
     size = len(batch["image"])
     np.testing.assert_array_equal(views["image"][:size], batch["image"])
     np.testing.assert_array_equal(views["label"], np.tile(batch["label"], 2))
     loss, aux = exchange_loss(small(True), batch, config, rng=KEY)
-    plain, plain_aux = plain_loss(small(True), views)
+    _, plain_aux = plain_loss(small(True), views)
     one, other = plain_aux["logits"][:size], plain_aux["logits"][size:]
-    expected = float(plain) + 0.3 * float(((one - other) ** 2).mean())
+    own, exchanged_ones = (
+        optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        for logits in (one, other)
+    )
+    classification = share * own + (1 - share) * exchanged_ones
+    expected = float(classification) + 0.3 * float(((one - other) ** 2).mean())
     assert float(loss) == pytest.approx(expected, rel=1e-12)
     assert aux["logits"].shape == plain_aux["logits"].shape
     whole, _ = isnet_loss(small(True), batch, config, rng=KEY)
@@ -152,7 +159,12 @@ def test_it_needs_a_key_and_sensible_values():
     config = dataclasses.replace(BASE, exchange=ALWAYS)
     with pytest.raises(UserError, match="exchange needs rng"):
         jax.eval_shape(lambda: isnet_loss(small(True), batch_of(), config)[0])
-    for options in ({"probability": 1.5}, {"max_shrink": -1}, {"consistency": 1.0}):
+    for options in (
+        {"probability": 1.5},
+        {"max_shrink": -1},
+        {"consistency": 1.0},
+        {"unexchanged": 0.5},
+    ):
         with pytest.raises(UserError, match=next(iter(options))):
             Exchange(**options)
 
