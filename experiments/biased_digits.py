@@ -18,6 +18,7 @@ from rich.console import Console
 
 from isnet_jax.commands import digits
 from isnet_jax.files import write_atomically
+from isnet_jax.memory import keep_freed_memory
 
 NETWORKS = ("plain", "isnet")
 COLUMNS = ("biased", "unbiased", "confounding", "background_relevance")
@@ -87,4 +88,5 @@ def _cell(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main(tyro.cli(Experiment))

@@ -31,6 +31,7 @@ from isnet_jax.data import Augmentation, Split
 from isnet_jax.data.hard import Coloured, Decoy, Lungs, MadeSet, ObjectSet, Textured
 from isnet_jax.evaluation.judge import judge
 from isnet_jax.files import write_atomically
+from isnet_jax.memory import keep_freed_memory
 from isnet_jax.objective import Exchange
 from isnet_jax.training import ModelDescription, OptimiserConfig, Training, fit
 from isnet_jax.training.provenance import machine
@@ -249,4 +250,5 @@ def slug(name: str) -> str:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main(tyro.cli(Experiment))

@@ -36,6 +36,7 @@ from isnet_jax.commands.hard import load_data
 from isnet_jax.data import Split
 from isnet_jax.evaluation import predict
 from isnet_jax.files import write_atomically
+from isnet_jax.memory import keep_freed_memory
 from isnet_jax.training import build_step, compile_step, init_state, loss_function
 from isnet_jax.training.provenance import machine
 
@@ -218,4 +219,5 @@ def write(experiment: Experiment, curves: dict[str, list[dict[str, float]]]) -> 
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main(tyro.cli(Experiment))

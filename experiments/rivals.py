@@ -31,6 +31,7 @@ from rivals_tables import TESTS, markdown
 from isnet_jax.commands import compare, hard
 from isnet_jax.commands.options import of_method
 from isnet_jax.files import write_atomically
+from isnet_jax.memory import keep_freed_memory
 from isnet_jax.methods import names
 from isnet_jax.training import OptimiserConfig
 from isnet_jax.training.provenance import machine
@@ -222,4 +223,5 @@ def write(experiment: Experiment, rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main(tyro.cli(Experiment))

@@ -21,6 +21,7 @@ from rich.console import Console
 from isnet_jax import ISNetConfig
 from isnet_jax.commands import digits
 from isnet_jax.files import write_atomically
+from isnet_jax.memory import keep_freed_memory
 from isnet_jax.training import OptimiserConfig
 from isnet_jax.training.provenance import machine
 
@@ -129,4 +130,5 @@ def write_table(experiment: Experiment, measured: ISNetConfig) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main(tyro.cli(Experiment))

@@ -30,6 +30,7 @@ from isnet_jax.commands.progress import TrainingDisplay
 from isnet_jax.data import Split
 from isnet_jax.evaluation.judge import Judged, judge
 from isnet_jax.files import write_atomically
+from isnet_jax.memory import keep_freed_memory
 from isnet_jax.training import (
     ModelDescription,
     TrainConfig,
@@ -236,4 +237,5 @@ def slug(name: str) -> str:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main(tyro.cli(Experiment))

@@ -52,3 +52,13 @@ def test_the_library_needs_no_data_stack(record_property):
     record_property("seconds beyond jax, flax and optax", seconds)
     print(f"import isnet_jax: {seconds:.2f} s beyond jax, flax and optax")
     assert seconds < MOST_SECONDS
+
+
+def test_a_command_starts_without_what_its_end_needs():
+    program = (
+        "import sys, isnet_jax.commands.train, isnet_jax.commands.hard, isnet_jax.commands.custom\n"
+        "print([name for name in ('matplotlib.axes', 'scipy.stats') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -15,7 +15,7 @@ from collections.abc import Collection
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from isnet_jax.evaluation.decisions import Labels, log_odds, true
 from isnet_jax.evaluation.intervals import Estimate, Z
@@ -64,7 +64,7 @@ class Area:
         if self.value == 0 and not self.influence.any():  # NaN is any.
             return 1.0
         deviation = self.deviation
-        return None if deviation is None else float(2 * norm.sf(abs(self.value) / deviation))
+        return None if deviation is None else float(2 * ndtr(-abs(self.value) / deviation))
 
 
 def mean(areas: Collection[Area]) -> Area | None:

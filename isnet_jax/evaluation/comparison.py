@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import sparse
-from scipy.stats import binomtest
+from scipy.special import bdtr
 
 from isnet_jax.evaluation.areas import Area, mean, one_vs_rest
 from isnet_jax.evaluation.decisions import Labels, decided, true
@@ -122,9 +122,8 @@ def _difference(area: Area) -> Difference:
 def _mcnemar(gains: Float[np.ndarray, " n"]) -> float:
     """Of the images that only one network is right on, whether one has more than the other."""
     only_first, only_second = int((gains > 0).sum()), int((gains < 0).sum())
-    if not only_first + only_second:
-        return 1.0
-    return float(binomtest(only_first, only_first + only_second).pvalue)
+    fewer = min(only_first, only_second)
+    return min(1.0, float(2 * bdtr(fewer, only_first + only_second, 0.5)))
 
 
 def _resamples(count: int) -> Iterator[np.ndarray]:

@@ -1,7 +1,7 @@
 """Pictures of heatmaps: colours, mask outlines, panels, and tiles for TensorBoard.
 
-Needs NumPy, Matplotlib and Pillow but not JAX. Figures are built with Matplotlib's objects, never
-with pyplot, so nothing here touches global state or needs a display.
+Needs NumPy and Pillow, and Matplotlib for panels only, but not JAX. Figures are built with
+Matplotlib's objects, never with pyplot, so nothing here touches global state or needs a display.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from isnet_jax.errors import UserError
 from isnet_jax.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 QUANTILE = 0.995
 """The part of all pixels whose \\|relevance\\| lies within the default colour limit."""
@@ -146,6 +146,8 @@ def panel(
     Raises:
         UserError: for shapes that do not fit together, for NaN or infinite relevance.
     """
+    from matplotlib.collections import LineCollection
+
     pictures = _images(images)
     maps = {name: _heatmaps(name, value, pictures) for name, value in heatmaps.items()}
     outlines = None if masks is None else [mask_outline(mask) for mask in _masks(masks, pictures)]
@@ -234,9 +236,9 @@ def is_ours(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def _encoded(picture: Figure | ArrayLike, **options: Any) -> bytes:
+def _encoded(picture: Any, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    if isinstance(picture, Figure):
+    if hasattr(picture, "savefig"):  # Its class would bring Matplotlib along.
         picture.savefig(buffer, format="png", metadata=dict([_SOFTWARE]))
     else:
         written_by = PngInfo()
@@ -323,6 +325,9 @@ def _per_sample(what: str, values: Mapping[str, Sequence] | None, count: int) ->
 
 def _figure(rows: int, columns: int, aspect: float) -> tuple[Figure, np.ndarray]:
     """An empty grid of axes with a colour key below; `aspect` is a tile's height by its width."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     tile, caption, top, bottom = 1.7, 0.28, 0.35, 0.75
     height = top + rows * (tile * aspect + caption) + bottom
     figure = Figure(figsize=(columns * tile * 1.1, height), dpi=150, facecolor="white")
