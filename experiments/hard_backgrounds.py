@@ -55,14 +55,14 @@ OBJECTIVES: dict[str, ISNetConfig | Classification] = {
     "exchange": exchange(),
     "isnet": isnet(),
     "exchange, half": exchange(probability=0.5),
-    "exchange, consistent": exchange(consistency=1.0),
+    "exchange, consistent": exchange(consistency=1.0, unexchanged=0.0),
     "exchange, consistent, isnet P 0.1, quarter": dataclasses.replace(
-        exchange(0.1, consistency=1.0), heatmap_fraction=0.25
+        exchange(0.1, consistency=1.0, unexchanged=0.0), heatmap_fraction=0.25
     ),
-    "exchange, consistent, both classified": exchange(consistency=1.0, unexchanged=0.5),
-    "exchange, consistent 4, both classified": exchange(consistency=4.0, unexchanged=0.5),
+    "exchange, consistent, both classified": exchange(consistency=1.0),
+    "exchange, consistent 4, both classified": exchange(consistency=4.0),
     "exchange, consistent, both classified, isnet P 0.1, quarter": dataclasses.replace(
-        exchange(0.1, consistency=1.0, unexchanged=0.5), heatmap_fraction=0.25
+        exchange(0.1, consistency=1.0), heatmap_fraction=0.25
     ),
     "exchange, isnet P 0.1": exchange(0.1),
     "exchange, isnet P 0.3": exchange(0.3),

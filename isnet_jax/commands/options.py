@@ -33,7 +33,8 @@ from isnet_jax.training.config import SelectBy
 
 def recommended() -> ISNetConfig:
     """What holds on every set whose bias lies on the background: docs/hard-backgrounds.md."""
-    return ISNetConfig(heatmap_weight=0.0, exchange=Exchange(probability=1.0, consistency=1.0))
+    exchange = Exchange(probability=1.0, consistency=1.0, unexchanged=0.0)
+    return ISNetConfig(heatmap_weight=0.0, exchange=exchange)
 
 
 # What of an ISNet's options has an effect where nothing is explained.

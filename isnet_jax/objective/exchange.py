@@ -29,13 +29,14 @@ class Exchange:
         the mean squared difference of their logits is added to the loss. A step costs twice.
       unexchanged: with consistency, the share of the classification loss that is of the images as
         they are, in [0, 1]. At 0 they are only asked for the logits they have when exchanged, and
-        their own backgrounds, which may give the class away, have no label to answer for.
+        their own backgrounds, which may give the class away, have no label to answer for: what
+        `isnet-jax train` does.
     """
 
     probability: float = 0.0
     max_shrink: int = 0
     consistency: float = 0.0
-    unexchanged: float = 0.0
+    unexchanged: float = 0.5
 
     def __post_init__(self):
         limits_of = {
@@ -53,11 +54,6 @@ class Exchange:
             raise UserError(
                 f"Exchange: consistency is {self.consistency}, but no background is exchanged. "
                 "Set probability to 1."
-            )
-        if self.unexchanged and not self.consistency:
-            raise UserError(
-                f"Exchange: unexchanged is {self.unexchanged}, but images are not classified as "
-                "they are too. Set consistency above 0."
             )
 
 

@@ -163,7 +163,7 @@ def test_it_needs_a_key_and_sensible_values():
         {"probability": 1.5},
         {"max_shrink": -1},
         {"consistency": 1.0},
-        {"unexchanged": 0.5},
+        {"unexchanged": 2},
     ):
         with pytest.raises(UserError, match=next(iter(options))):
             Exchange(**options)
