@@ -92,13 +92,16 @@ def _range(values: Sequence[float | None]) -> str:
     return f"{known.mean():.1f} %{spread}"
 
 
-def _interval(found: Mapping[str, float] | None) -> str:
+def _interval(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "-"
-    return f"{100 * found['value']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+    value = f"{100 * found['value']:.1f}"
+    if found["low"] is None or found["high"] is None:
+        return value
+    return f"{value} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
 
 
-def _difference(found: Mapping[str, float | None] | None) -> str:
+def _difference(found: Mapping[str, Any] | None) -> str:
     if found is None or found["value"] is None:
         return "-"
     p = found["p"]

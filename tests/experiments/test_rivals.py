@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 
 def test_two_methods_one_set(tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch):
@@ -26,7 +27,19 @@ def test_two_methods_one_set(tmp_path: Path, script, monkeypatch: pytest.MonkeyP
     assert isnet["against"] is None
     assert {*swap["against"]} >= {"biased", "unseen"}
     assert swap["statistics"]["unbiased"]["accuracy"]["low"] <= swap["unbiased"]
-    assert "| swap |" in (experiment.out / "table.md").read_text()
+    tables = (experiment.out / "table.md").read_text()
+    assert len([line for line in tables.splitlines() if line.startswith("| swap |")]) == 3
+    answer = swap["run_time"]
+    assert f"| {answer['flop'] / 1e6:.1f} | {answer['parameters']:,} |" in tables
+
+    pictures = script("rivals_pictures")
+    side_by_side = pictures.Pictures(
+        experiment.out, set="decoy", rows=2, data_dir=experiment.data_dir, out=tmp_path / "all.png"
+    )
+    pictures.main(side_by_side)
+    with Image.open(side_by_side.out) as drawn:
+        across = pictures.SIZE + pictures.GAP
+        assert drawn.size == (3 * across, pictures.CAPTION + 2 * across)
 
     monkeypatch.setattr(rivals.hard.train, "fit", None, raising=False)
     rivals.main(experiment)
@@ -35,3 +48,21 @@ def test_two_methods_one_set(tmp_path: Path, script, monkeypatch: pytest.MonkeyP
     rivals.main(elsewhere)
     assert json.loads((elsewhere.out / "table.json").read_text())["rows"] == [isnet, swap]
     assert sorted(path.name for path in elsewhere.out.iterdir()) == ["table.json", "table.md"]
+
+
+def test_tables_where_the_data_say_nothing(script):
+    """An area of 1 has no interval, a network with NaN no statistics, a segmented one no share."""
+    tables = script("rivals_tables")
+    perfect = {"value": 1.0, "low": None, "high": None}
+    row = {
+        **dict.fromkeys(tables.MEASURES, 0.5),
+        "background_relevance": None,
+        "statistics": {"unseen": {"accuracy": {"value": 0.5, "low": 0.4, "high": 0.6}}},
+        "against": None,
+    }
+    found = tables.differences({"isnet": [row], "swap": [{**row, "statistics": None}]})
+    assert found.splitlines()[2] == "| isnet | 50.0 (40.0 to 60.0) | - | - | - | - | - |"
+    assert found.splitlines()[3] == "| swap | - | - | - | - | - | - |"
+    row["statistics"]["unseen"]["auc"] = perfect
+    assert "| 100.0 |" in tables.differences({"isnet": [row]})
+    assert tables.accuracies({"isnet": [row]}).splitlines()[2].endswith("| - | 50.0 % | 1 |")
