@@ -66,6 +66,12 @@ OBJECTIVES: dict[str, ISNetConfig | Classification] = {
     ),
     "exchange, isnet P 0.1": exchange(0.1),
     "exchange, isnet P 0.3": exchange(0.3),
+    "exchange, consistent, masks shrunk by 0 to 1": exchange(
+        consistency=1.0, unexchanged=0.0, max_shrink=1
+    ),
+    "exchange, consistent, masks shrunk by 0 to 2": exchange(
+        consistency=1.0, unexchanged=0.0, max_shrink=2
+    ),
     "exchange, masks shrunk by 0 to 1": exchange(max_shrink=1),
     "exchange, masks shrunk by 0 to 6": exchange(max_shrink=6),
     "isnet, selective": isnet(variant="selective"),

@@ -19,14 +19,14 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tyro
 from rich.console import Console
-from rivals_tables import TESTS, markdown
+from rivals_tables import STATISTICS, TESTS, markdown
 
 from isnet_jax.commands import compare, hard
 from isnet_jax.commands.options import of_method
@@ -189,7 +189,7 @@ def _trained(
         "worst_group": found["worst_group"],
         "background_relevance": found["background_relevance"],
         "same_with_another_background": found["interventions"]["agreement_exchanged"],
-        "statistics": found["statistics"],
+        "statistics": _of_all_classes(found["statistics"]),
         "seconds": metrics["training_seconds"][method],
         "run_time": metrics["run_time"][method],
     }
@@ -206,7 +206,12 @@ def _against(
     if not file.exists():
         options = compare.Compare((folder,), (other,), data_dir=experiment.data_dir, out=file)
         compare.run(options, Console(quiet=True))
-    return json.loads(file.read_text())["test_sets"]
+    return _of_all_classes(json.loads(file.read_text())["test_sets"])
+
+
+def _of_all_classes(found: Mapping[str, Any]) -> dict[str, Any]:
+    """By test set; what is known of each class stays in the runs' folders."""
+    return {test: of and {name: of[name] for name in STATISTICS} for test, of in found.items()}
 
 
 def write(experiment: Experiment, rows: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 Row = Mapping[str, Any]
 
 TESTS = ("biased", "unbiased", "confounding", "unseen")
+STATISTICS = ("accuracy", "macro_f1", "auc")
 MEASURES = (*TESTS, "worst_group", "background_relevance", "same_with_another_background")
 
 
@@ -48,7 +49,7 @@ def differences(by_method: Mapping[str, Sequence[Row]]) -> str:
         against = (runs[0]["against"] or {}).get(unseen) or {}
         cells = (
             cell
-            for measure in ("accuracy", "macro_f1", "auc")
+            for measure in STATISTICS
             for cell in (_interval(own.get(measure)), _difference(against.get(measure)))
         )
         lines.append((method, *cells))
