@@ -5,12 +5,14 @@
 
 Every run is one of `isnet-jax train`, in a folder of its own: what is finished is kept, and a run
 that was interrupted goes on, with the same command; `--known table.json` keeps the sets that were
-finished on another machine. All methods have the same network (but for
-multitask and attention-gated, which have their own, and segmentation, which has one more), the same
-steps (table "steps") or, in a second round, as many epochs as take the seconds of the reference
-method (table "seconds"). The learning rate is searched for on the accuracy of the biased validation
-images, with a seed of its own, in the same way for each method. Differences to the reference method
-are DeLong's and McNemar's, image by image, of the first seed. Writes table.json and table.md.
+finished on another machine. "isnet" is what the command does, "isnet-heatmaps" the papers'
+objective, which explains every image and exchanges nothing. All methods have the same network (but
+for multitask and attention-gated, which have their own, and segmentation, which has one more), the
+same steps (table "steps") or, in a second round, as many epochs as take the seconds of the
+reference method (table "seconds"). The learning rate is searched for on the accuracy of the biased
+validation images, with a seed of its own, in the same way for each method. Differences to the
+reference method are DeLong's and McNemar's, image by image, of the first seed. Writes table.json
+and table.md.
 """
 
 from __future__ import annotations
@@ -28,16 +30,18 @@ import tyro
 from rich.console import Console
 from rivals_tables import STATISTICS, TESTS, markdown
 
+from isnet_jax import ISNetConfig
 from isnet_jax.commands import compare, hard
 from isnet_jax.commands.options import of_method
 from isnet_jax.files import write_atomically
 from isnet_jax.memory import keep_freed_memory
-from isnet_jax.methods import names
+from isnet_jax.methods import ISNet, names
 from isnet_jax.training import OptimiserConfig
 from isnet_jax.training.provenance import machine
 
 Budget = Literal["steps", "seconds"]
 SEARCH_SEED = 100
+HEATMAPS = "isnet-heatmaps"  # Among the methods; an isnet with other options.
 SMALL = {"epochs": 2, "search_epochs": 1, "seeds": (0,), "sets": ("decoy",), "limit": 300}
 
 
@@ -47,7 +51,7 @@ class Experiment:
 
     Attributes:
       sets: of `isnet-jax train`: textured, decoy, coloured, lungs.
-      methods: their names; all that are known if left out.
+      methods: their names; all that are known, and isnet-heatmaps, if left out.
       reference: the method that the others are compared with.
       seeds: one training each, of weights and order.
       epochs: passes over the training images.
@@ -62,7 +66,7 @@ class Experiment:
     """
 
     sets: tuple[str, ...] = ("textured", "decoy", "coloured", "lungs")
-    methods: tuple[str, ...] = names()
+    methods: tuple[str, ...] = (*names(), HEATMAPS)
     reference: str = "isnet"
     seeds: tuple[int, ...] = (0, 1, 2)
     epochs: int = 8
@@ -136,11 +140,16 @@ def _searched(experiment: Experiment, set_name: str, method: str, console: Conso
     for rate in experiment.search_rates:
         folder = experiment.out / set_name / method / "search" / f"{rate:g}"
         _trained(experiment, set_name, method, rate, experiment.search_epochs, SEARCH_SEED, folder)
-        lines = (folder / method / "metrics.jsonl").read_text().splitlines()
+        lines = (folder / _of(method) / "metrics.jsonl").read_text().splitlines()
         best = min(map(json.loads, lines), key=lambda record: record["validation_loss"])
         accuracies[rate] = best["validation_accuracy"]
     console.print(set_name, method, "validation accuracy by rate", accuracies, highlight=False)
     return max(accuracies, key=accuracies.__getitem__)
+
+
+def _of(method: str) -> str:
+    """Its name in the command."""
+    return ISNet.name if method == HEATMAPS else method
 
 
 def _epochs(
@@ -171,8 +180,10 @@ def _trained(
     seed: int,
     folder: Path,
 ) -> dict[str, Any]:
-    kind: Any = of_method(hard.JOBS[set_name], method)
+    kind: Any = of_method(hard.JOBS[set_name], _of(method))
+    options = {"isnet": ISNetConfig()} if method == HEATMAPS else {}
     job = kind(
+        **options,
         out=folder,
         data_dir=experiment.data_dir,
         seed=seed,
@@ -183,15 +194,15 @@ def _trained(
     if experiment.limit and hasattr(job.data, "limit"):
         job = dataclasses.replace(job, data=dataclasses.replace(job.data, limit=experiment.limit))
     metrics = hard.run(job, Console(quiet=True))
-    found = metrics[method]
+    found = metrics[_of(method)]
     return {
         **{test: found.get(test) for test in TESTS},
         "worst_group": found["worst_group"],
         "background_relevance": found["background_relevance"],
         "same_with_another_background": found["interventions"]["agreement_exchanged"],
         "statistics": _of_all_classes(found["statistics"]),
-        "seconds": metrics["training_seconds"][method],
-        "run_time": metrics["run_time"][method],
+        "seconds": metrics["training_seconds"][_of(method)],
+        "run_time": metrics["run_time"][_of(method)],
     }
 
 

@@ -58,7 +58,8 @@ def main(pictures: Pictures) -> None:
         split = splits[f"test_{pictures.test_set}"]
         _, firsts = np.unique(split.labels, return_index=True)
         shown = split.batch(firsts[: pictures.rows])
-        found[method] = explain_classes(networks[method], shown["image"])
+        (network,) = networks.values()
+        found[method] = explain_classes(network, shown["image"])
     draw(shown, found).save(pictures.out, optimize=True)
 
 
