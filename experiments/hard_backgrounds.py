@@ -204,7 +204,9 @@ def trained(
     seconds = round(time.monotonic() - started, 1)
     rates = [r["images_per_second"] for r in history if "images_per_second" in r]
     rate = float(np.median(rates)) if rates else None
-    return {**judge(network, splits), "seconds": seconds, "images_per_second": rate}
+    judged = judge(network, splits)
+    del judged["statistics"]  # Of every class; rivals.py shows those of methods.
+    return {**judged, "seconds": seconds, "images_per_second": rate}
 
 
 def write_table(experiment: Experiment) -> None:

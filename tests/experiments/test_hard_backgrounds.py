@@ -6,6 +6,17 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_shows_the_committed_results(script):
+    results = json.loads((ROOT / "experiments/results/hard_backgrounds.json").read_text())
+    page = (ROOT / "docs/hard-backgrounds.md").read_text()
+    tables = script("hard_backgrounds").markdown(results["rows"]).split("\n\n")
+    shown = [table for table in tables if table.startswith("|")]
+    assert shown
+    assert not [table for table in shown if table.strip() not in page]
+
 
 def test_a_row_is_trained_once(tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch):
     hard_backgrounds = script("hard_backgrounds")
