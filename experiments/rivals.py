@@ -35,7 +35,8 @@ from isnet_jax.commands import compare, hard
 from isnet_jax.commands.options import of_method
 from isnet_jax.files import write_atomically
 from isnet_jax.memory import keep_freed_memory
-from isnet_jax.methods import ISNet, names
+from isnet_jax.methods import names
+from isnet_jax.methods.isnet import ISNet
 from isnet_jax.training import OptimiserConfig
 from isnet_jax.training.provenance import machine
 
