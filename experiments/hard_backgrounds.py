@@ -80,6 +80,7 @@ OBJECTIVES: dict[str, ISNetConfig | Classification] = {
     "isnet, block": isnet(engine="block"),
     "isnet, no z^B": isnet(box_rule=False),
     "isnet, P 0.9, E 0.1": isnet(heatmap_weight=0.9, background_scale=0.1),
+    "isnet, range 1 to 2": isnet(foreground_range=(1.0, 2.0)),
     "isnet, mean instead of peaks": isnet(gwrp_decay=1.0),
 }
 TESTS = ("biased", "unbiased", "confounding", "unseen")
