@@ -22,7 +22,7 @@ from isnet_jax.commands import hard
 from isnet_jax.evaluation.background import Explained, explain_classes
 from isnet_jax.report.heatmaps import as_image, relevance_rgb
 
-SIZE, GAP, CAPTION = 72, 6, 84
+SIZE, GAP, CAPTION = 72, 6, 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Pictures:
     runs: Path
     set: str = "textured"
     test_set: str = "confounding"
-    rows: int = 5
+    rows: int = 10
     seed: int = 0
     data_dir: Path = Path("datasets")
     out: Path = Path("rivals.png")

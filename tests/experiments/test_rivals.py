@@ -7,6 +7,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_shows_the_committed_results(script):
+    results = json.loads((ROOT / "experiments/results/rivals.json").read_text())
+    page = (ROOT / "docs/rivals.md").read_text()
+    tables = script("rivals_tables").markdown(results["rows"]).strip().split("\n\n")
+    assert len(tables) >= 4
+    assert not [table for table in tables if table not in page]
+
 
 def test_two_methods_one_set(tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch):
     rivals = script("rivals")
