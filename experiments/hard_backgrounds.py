@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import tyro
 from rich.console import Console
+from rivals_tables import TESTS, mean_and_range
 
 from isnet_jax import Classification, ISNetConfig
 from isnet_jax.commands.hard import load_data
@@ -83,7 +84,6 @@ OBJECTIVES: dict[str, ISNetConfig | Classification] = {
     "isnet, range 1 to 2": isnet(foreground_range=(1.0, 2.0)),
     "isnet, mean instead of peaks": isnet(gwrp_decay=1.0),
 }
-TESTS = ("biased", "unbiased", "confounding", "unseen")
 TEST_SPLITS = tuple(f"test_{name}" for name in TESTS)
 
 
@@ -243,15 +243,9 @@ def markdown(rows: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> str:
                 [run[key] for run in runs] for key in ("worst_group", "background_relevance")
             ]
             values.append([run["interventions"]["agreement_exchanged"] for run in runs])
-            cells = [*map(_cell, values), str(len(runs))]
+            cells = [*map(mean_and_range, values), str(len(runs))]
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines).strip() + "\n"
-
-
-def _cell(values: list[float]) -> str:
-    percent = 100 * np.asarray(values)
-    spread = f" ({percent.min():.1f} to {percent.max():.1f})" if len(values) > 1 else ""
-    return f"{percent.mean():.1f} %{spread}"
 
 
 def slug(name: str) -> str:

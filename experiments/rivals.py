@@ -229,6 +229,7 @@ def _of_all_classes(found: Mapping[str, Any]) -> dict[str, Any]:
 def write(experiment: Experiment, rows: list[dict[str, Any]]) -> None:
     """Of what is done so far."""
     settings = {name: str(value) for name, value in dataclasses.asdict(experiment).items()}
+    del settings["known"], settings["out"], settings["data_dir"]
     record = {
         "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),

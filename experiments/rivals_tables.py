@@ -34,7 +34,7 @@ def accuracies(by_method: Mapping[str, Sequence[Row]]) -> str:
     return _table(
         ("method", *words, "seeds"),
         (
-            (method, *(_range([run[name] for run in runs]) for name in MEASURES), len(runs))
+            (method, *(mean_and_range([run[name] for run in runs]) for name in MEASURES), len(runs))
             for method, runs in by_method.items()
         ),
     )
@@ -85,7 +85,7 @@ def _table(head: Sequence[str], lines: Any) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in cells)
 
 
-def _range(values: Sequence[float | None]) -> str:
+def mean_and_range(values: Sequence[float | None]) -> str:
     known = 100 * np.array([value for value in values if value is not None])
     if not len(known):
         return "-"
