@@ -10,9 +10,12 @@ objective, which explains every image and exchanges nothing. All methods have th
 for multitask and attention-gated, which have their own, and segmentation, which has one more), the
 same steps (table "steps") or, in a second round, as many epochs as take the seconds of the
 reference method (table "seconds"). The learning rate is searched for on the accuracy of the biased
-validation images, with a seed of its own, in the same way for each method. Differences to the
-reference method are DeLong's and McNemar's, image by image, of the first seed. Writes table.json
-and table.md.
+validation images, with a seed of its own, in the same way for each method; then, where the method
+weighs its use of the masks, this weight, on the accuracy of the same images with the backgrounds of
+one another, since as they are they reward the smallest. `--settings-of table.json` takes both from
+another set's rows.
+Differences to the reference method are DeLong's and McNemar's, image by image, of the first seed.
+Writes table.json and table.md.
 """
 
 from __future__ import annotations
@@ -21,9 +24,9 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
@@ -33,17 +36,41 @@ from rivals_tables import STATISTICS, TESTS, markdown
 from isnet_jax import ISNetConfig
 from isnet_jax.commands import compare, hard
 from isnet_jax.commands.options import of_method
+from isnet_jax.evaluation.interventions import background_exchanged
+from isnet_jax.evaluation.predict import predict
 from isnet_jax.files import write_atomically
 from isnet_jax.memory import keep_freed_memory
-from isnet_jax.methods import names
+from isnet_jax.methods import named, names
 from isnet_jax.methods.isnet import ISNet
+from isnet_jax.objective.classification import accuracy
 from isnet_jax.training import OptimiserConfig
 from isnet_jax.training.provenance import machine
 
 Budget = Literal["steps", "seconds"]
 SEARCH_SEED = 100
 HEATMAPS = "isnet-heatmaps"  # Among the methods; an isnet with other options.
-SMALL = {"epochs": 2, "search_epochs": 1, "seeds": (0,), "sets": ("decoy",), "limit": 300}
+WEIGHTS = {
+    "rrr": "weight",
+    "r4": "weight",
+    "gain": "mask_weight",
+    "ham": "mask_weight",
+    "multitask": "weight",
+}
+SMALL = {
+    "epochs": 2,
+    "search_epochs": 1,
+    "search_factors": (0.1, 1.0),
+    "seeds": (0,),
+    "sets": ("decoy",),
+    "limit": 300,
+}
+
+
+class Settings(NamedTuple):
+    """What is chosen for a method; the weight is its default where None."""
+
+    learning_rate: float
+    weight: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +85,10 @@ class Experiment:
       epochs: passes over the training images.
       budgets: equal steps for all, and equal seconds of training.
       search_rates: learning rates to choose from; one: nothing is searched.
+      search_factors: of the default weight of a method's masks, to choose from; one: nothing is
+        searched.
       search_epochs: passes over the training images with each of them.
+      settings_of: a table.json whose learning rates and weights are taken, without a search.
       limit: so many objects of each source only.
       known: a table.json from elsewhere: the sets it has all rows of are not trained again.
       small: a tiny round of everything, to see that it works.
@@ -73,7 +103,9 @@ class Experiment:
     epochs: int = 8
     budgets: tuple[Budget, ...] = ("steps", "seconds")
     search_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
+    search_factors: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
     search_epochs: int = 3
+    settings_of: Path | None = None
     limit: int | None = None
     known: Path | None = None
     small: bool = False
@@ -90,19 +122,19 @@ def main(experiment: Experiment) -> None:
         known = _known(experiment, set_name)
         rows += known
         for method in () if known else _reference_first(experiment):
-            rate = _searched(experiment, set_name, method, console)
+            settings = _settings(experiment, set_name, method, console)
             for budget in experiment.budgets:
                 epochs = _epochs(rows, budget, set_name, method, experiment)
                 for seed in experiment.seeds:
                     folder = experiment.out / set_name / method / budget / str(seed)
-                    found = _trained(experiment, set_name, method, rate, epochs, seed, folder)
+                    found = _trained(experiment, set_name, method, settings, epochs, seed, folder)
                     rows.append(
                         {
                             "set": set_name,
                             "method": method,
                             "budget": budget,
                             "seed": seed,
-                            "learning_rate": rate,
+                            **settings._asdict(),
                             "epochs": epochs,
                             **found,
                             "against": _against(experiment, folder, set_name, budget, seed),
@@ -133,19 +165,60 @@ def _reference_first(experiment: Experiment) -> Iterator[str]:
     yield from (name for name in experiment.methods if name != experiment.reference)
 
 
-def _searched(experiment: Experiment, set_name: str, method: str, console: Console) -> float:
-    """The rate whose best epoch classifies most of the biased validation images."""
-    if len(experiment.search_rates) == 1:
-        return experiment.search_rates[0]
-    accuracies = {}
-    for rate in experiment.search_rates:
-        folder = experiment.out / set_name / method / "search" / f"{rate:g}"
-        _trained(experiment, set_name, method, rate, experiment.search_epochs, SEARCH_SEED, folder)
-        lines = (folder / _of(method) / "metrics.jsonl").read_text().splitlines()
-        best = min(map(json.loads, lines), key=lambda record: record["validation_loss"])
-        accuracies[rate] = best["validation_accuracy"]
-    console.print(set_name, method, "validation accuracy by rate", accuracies, highlight=False)
-    return max(accuracies, key=accuracies.__getitem__)
+def _settings(experiment: Experiment, set_name: str, method: str, console: Console) -> Settings:
+    """Searched for on biased validation images, or another table's."""
+    if experiment.settings_of is not None:
+        for row in json.loads(experiment.settings_of.read_text())["rows"]:
+            if row["method"] == method:
+                return Settings(row["learning_rate"], row["weight"])
+        raise SystemExit(f"{experiment.settings_of} has no row of {method}.")
+    rates = {rate: Settings(rate, None) for rate in experiment.search_rates}
+    settings = _best(experiment, set_name, method, rates, _biased, console)
+    if method not in WEIGHTS:
+        return settings
+    default = getattr(named(method)(), WEIGHTS[method])
+    weights = {
+        factor * default: settings._replace(weight=None if factor == 1 else factor * default)
+        for factor in experiment.search_factors
+    }
+    return _best(experiment, set_name, method, weights, _exchanged, console)
+
+
+def _best(
+    experiment: Experiment,
+    set_name: str,
+    method: str,
+    choices: Mapping[float, Settings],
+    measure: Callable[[Experiment, Path], float],
+    console: Console,
+) -> Settings:
+    """The choice that `measure` finds best after a short training; one needs no training."""
+    if len(choices) == 1:
+        return next(iter(choices.values()))
+    found = {}
+    for value, settings in choices.items():
+        words = [f"{number:g}" for number in settings if number is not None]
+        folder = experiment.out / set_name / method / "search" / "-".join(words)
+        epochs = experiment.search_epochs
+        _trained(experiment, set_name, method, settings, epochs, SEARCH_SEED, folder)
+        found[value] = measure(experiment, folder / _of(method))
+    console.print(set_name, method, measure.__name__, found, highlight=False)
+    return choices[max(found, key=found.__getitem__)]
+
+
+def _biased(_: Experiment, run: Path) -> float:
+    """The best epoch's accuracy on the biased validation images."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    best = min(map(json.loads, lines), key=lambda record: record["validation_loss"])
+    return best["validation_accuracy"]
+
+
+def _exchanged(experiment: Experiment, run: Path) -> float:
+    """The best epoch's on the same images with the backgrounds of one another."""
+    networks, splits = hard.opened(run.parent, experiment.data_dir, Console(quiet=True))
+    shown = splits["validation"].batch(slice(None))
+    changed = background_exchanged(shown["image"], shown["mask"])
+    return float(accuracy(predict(networks[run.name], changed), shown["label"]))
 
 
 def _of(method: str) -> str:
@@ -176,13 +249,16 @@ def _trained(
     experiment: Experiment,
     set_name: str,
     method: str,
-    rate: float,
+    settings: Settings,
     epochs: int,
     seed: int,
     folder: Path,
 ) -> dict[str, Any]:
     kind: Any = of_method(hard.JOBS[set_name], _of(method))
-    options = {"isnet": ISNetConfig()} if method == HEATMAPS else {}
+    options: dict[str, Any] = {"isnet": ISNetConfig()} if method == HEATMAPS else {}
+    if settings.weight is not None:
+        weighed: Any = {WEIGHTS[method]: settings.weight}
+        options[method] = named(method)(**weighed)
     job = kind(
         **options,
         out=folder,
@@ -190,7 +266,7 @@ def _trained(
         seed=seed,
         epochs=epochs,
         plain_epochs=0,
-        optimiser=OptimiserConfig(learning_rate=rate),
+        optimiser=OptimiserConfig(learning_rate=settings.learning_rate),
     )
     if experiment.limit and hasattr(job.data, "limit"):
         job = dataclasses.replace(job, data=dataclasses.replace(job.data, limit=experiment.limit))
@@ -229,7 +305,8 @@ def _of_all_classes(found: Mapping[str, Any]) -> dict[str, Any]:
 def write(experiment: Experiment, rows: list[dict[str, Any]]) -> None:
     """Of what is done so far."""
     settings = {name: str(value) for name, value in dataclasses.asdict(experiment).items()}
-    del settings["known"], settings["out"], settings["data_dir"]
+    for folder in ("known", "settings_of", "out", "data_dir"):
+        del settings[folder]
     record = {
         "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),

@@ -70,13 +70,21 @@ def costs(by_method: Mapping[str, Sequence[Row]]) -> str:
             (
                 method,
                 f"{first['learning_rate']:g}",
+                "-" if first["weight"] is None else f"{first['weight']:g}",
                 first["epochs"],
                 f"{seconds:.0f}",
                 flop,
                 f"{answer['parameters']:,}",
             )
         )
-    head = ("learning rate", "epochs", "seconds of training", "MFLOP an image", "parameters")
+    head = (
+        "learning rate",
+        "weight",
+        "epochs",
+        "seconds of training",
+        "MFLOP an image",
+        "parameters",
+    )
     return _table(("method", *head), lines)
 
 

@@ -60,6 +60,37 @@ def test_two_methods_one_set(tmp_path: Path, script, monkeypatch: pytest.MonkeyP
     assert sorted(path.name for path in elsewhere.out.iterdir()) == ["table.json", "table.md"]
 
 
+def test_what_biased_validation_images_find_best(
+    tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch
+):
+    """First the rate, then the weight with that rate; a method without one has only the first."""
+    rivals = script("rivals")
+    accuracies = {"0.003": 0.6, "0.01": 0.9, "0.01-0.1": 0.7, "0.01-1": 0.8}  # Rate and weight.
+    monkeypatch.setattr(rivals, "_trained", lambda *_: {})
+    for measure in ("_biased", "_exchanged"):
+        monkeypatch.setattr(rivals, measure, lambda _, run: accuracies[run.parent.name])
+    search = rivals.Experiment(
+        search_rates=(3e-3, 1e-2), search_factors=(0.01, 0.1), out=tmp_path / "out"
+    )
+
+    def found(method: str, experiment=search):
+        return rivals._settings(experiment, "decoy", method, rivals.Console(quiet=True))
+
+    assert found("swap") == (1e-2, None)
+    assert found("rrr") == found("gain") == (1e-2, 1.0)
+    accuracies["0.01-1"] = 0.5
+    assert found("rrr") == (1e-2, 0.1)
+    accuracies |= {"0.003": 0.95, "0.003-1": 0.9}
+    assert found("rrr", replace(search, search_factors=(0.1, 1.0))) == (3e-3, None)
+
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({"rows": [{"method": "rrr", "learning_rate": 1.0, "weight": 2.0}]}))
+    elsewhere = replace(search, settings_of=table)
+    assert found("rrr", elsewhere) == (1.0, 2.0)
+    with pytest.raises(SystemExit, match="no row of gain"):
+        found("gain", elsewhere)
+
+
 def test_tables_where_the_data_say_nothing(script):
     """An area of 1 has no interval, a network with NaN no statistics, a segmented one no share."""
     tables = script("rivals_tables")

@@ -104,6 +104,11 @@ def prepare_own(
         if record["left_out"] and not config.skip_bad:
             raise UserError(_told(record["left_out"], out))
         return _prepared(out, record, reused=True)
+    if listing.searched(out.resolve()):
+        raise UserError(
+            f"{printable(out)} lies where the images are looked for, and would be taken for some "
+            "of them. Choose another --out."
+        )
     check_outputs([_bad_files(out)], inputs=listing.files)
     checked = check(listing, config, source.rules, report)
     left_out = [str(problem) for problem in checked.problems]

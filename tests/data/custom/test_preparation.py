@@ -350,6 +350,25 @@ def test_other_things_in_the_place_are_not_overwritten(
         prepare_own(source, out, OwnDataConfig())
 
 
+@pytest.mark.parametrize("inside", ["images/out", "masks/a/out", "test", "test_far"])
+def test_no_data_are_prepared_among_the_images(source: FolderSource, inside: str):
+    """They would be taken for pictures, classes or a split the next time."""
+    with pytest.raises(UserError, match="lies where the images are looked for"):
+        prepare_own(source, source.root / inside, OwnDataConfig())
+    assert not (source.root / inside).exists()
+
+
+def test_data_can_be_prepared_beside_the_images(source: FolderSource, tmp_path: Path):
+    first, again = (prepare_own(source, source.root / "out", OwnDataConfig()) for _ in range(2))
+    assert not first.reused
+    assert again.reused
+    for number, split in enumerate(("train", "test")):
+        own.write_folder(tmp_path / "in_splits" / split, 5, first=10 * number)
+    in_splits = FolderSource(tmp_path / "in_splits")
+    with pytest.raises(UserError, match="lies where the images are looked for"):
+        prepare_own(in_splits, in_splits.root / "out", OwnDataConfig())
+
+
 def test_too_few_samples(tmp_path: Path):
     for number, (count, message) in enumerate(
         ((1, "2 samples leave the split validation empty"), (0, "holds no usable sample"))
