@@ -1,5 +1,6 @@
-"""Settings of the whole test run: CPU, a compilation cache inside the checkout, x64 on demand."""
+"""Settings of the whole test run: CPU, a cache of compilations, short collections, x64."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,16 @@ def pytest_configure(config: pytest.Config) -> None:
         hurry.append("--xla_cpu_use_fusion_emitters=false")
     if "not slow" in config.option.markexpr:
         os.environ.setdefault("XLA_FLAGS", " ".join(hurry))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_collections() -> None:
+    """What is alive by now stays: collecting garbage need not look through JAX's caches again.
+
+    A damaged checkpoint is followed by a full collection, which takes a second late in a run.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
-"""Twenty steps on eight devices against twenty on one, for tests/training/test_parallel.py."""
+"""Twenty steps on eight devices against twenty on one, for tests/training/test_mesh.py."""
 
 import dataclasses
+import functools
 import re
-import sys
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ VALIDATED = ISNetConfig(
 PARTLY_ANNOTATED = dataclasses.replace(split(29), has_mask=np.arange(29) % 4 > 1)
 
 
+@functools.cache
 def train(launch: MeshConfig, config: ISNetConfig = ISNET):
     """Parameters, statistics, last metrics and validation after all steps; the compiled text."""
     launcher = launch.launcher(2 * DEVICES)
@@ -110,9 +111,8 @@ def accumulated() -> None:
     assert not all_reduces(text)
 
 
-CASES = {case.__name__: case for case in (synchronised, constant, unsynchronised, accumulated)}
-
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     assert jax.device_count() == DEVICES
-    CASES[sys.argv[1]]()
+    for case in (synchronised, constant, unsynchronised, accumulated):
+        case()

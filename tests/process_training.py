@@ -1,4 +1,4 @@
-"""One process of a training of several, for tests/training/test_processes.py:
+"""One process of a training of several, for tests/training/test_distributed.py:
 
     python process_training.py FOLDER RESULT COORDINATOR COUNT INDEX TIMEOUT PAUSE
 

@@ -98,6 +98,16 @@ def test_conv_and_linear_are_flaxs():
     np.testing.assert_allclose(global_average(x), x.mean((1, 2)), rtol=1e-12)
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_kernels_are_drawn_as_flax_draws_them(wide: bool):
+    with jax.enable_x64(wide):
+        kernel = Conv(5, 6, 3, rngs=nnx.Rngs(0)).kernel[...]
+        draw = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+        expected = draw(nnx.Rngs(0).params(), (3, 3, 5, 6), kernel.dtype)
+    assert kernel.dtype == (np.float64 if wide else np.float32)
+    np.testing.assert_array_equal(kernel, expected)
+
+
 # Max-pooling
 
 

@@ -176,22 +176,27 @@ def test_images_that_do_not_fit():
         model(images())
     with pytest.raises(UserError, match="uint8; expected floating point"):
         model(jnp.zeros((2, 32, 32, 1), jnp.uint8))
-    model = models.create("vgg11", num_classes=3, rngs=nnx.Rngs(0))
+    logits, state = abstract("vgg11")
     with pytest.raises(UserError, match="16x16; expected at least 32x32"):
-        model(images(size=16))
+        jax.eval_shape(logits, state, images(size=16))
 
 
 @pytest.mark.parametrize(
     ("name", "least"), [("densenet121", 29), ("vgg11", 32), ("compact", 8), ("small", 2)]
 )
 def test_images_of_which_nothing_would_be_left(name: str, least: int):
-    def logits(side: int) -> jax.Array:
-        model = models.create(name, num_classes=3, rngs=nnx.Rngs(0))
-        return model(jnp.zeros((1, side, 40, 3)))
-
-    traced = jax.make_jaxpr(logits, static_argnums=0)(least)
+    logits, state = abstract(name)
+    traced = jax.make_jaxpr(logits)(state, jnp.zeros((1, least, 40, 3)))
     assert not [
         v for e in traced.jaxpr.eqns for v in e.outvars if 0 in getattr(v.aval, "shape", ())
     ]
     with pytest.raises(UserError, match=f"{least - 1}x40; expected at least {least}x{least}"):
-        jax.eval_shape(lambda: logits(least - 1))
+        jax.eval_shape(logits, state, jnp.zeros((1, least - 1, 40, 3)))
+
+
+def abstract(name: str):
+    """A function of state and images in eval mode, and a state without arrays."""
+    model = nnx.eval_shape(lambda: models.create(name, num_classes=3, rngs=nnx.Rngs(0)))
+    model.eval()
+    graph, state = nnx.split(model)
+    return lambda state, images: nnx.merge(graph, state)(images), state
