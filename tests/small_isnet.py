@@ -33,6 +33,11 @@ def batch_of(size: int = 8) -> dict[str, jax.Array]:
     return golden_values.drawn_batch(2, 3, size, CLASSES)
 
 
+def compiled(loss: Any) -> Any:
+    """A loss of model, batch and config, which would take seconds op by op."""
+    return nnx.jit(loss, static_argnums=2)
+
+
 def stepper(config: ISNetConfig, train: bool) -> tuple[Any, Any]:
     """Value and gradient of isnet_loss on `small`, and the parameters."""
     model, batch = small(train), batch_of()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from rich.console import Console
-from small_isnet import Tapped, batch_of
+from small_isnet import Tapped, batch_of, compiled
 from tiny_training import PLAIN, SMALL, split
 
 from isnet_jax import Classification, ISNetConfig, UserError, isnet_loss
@@ -51,8 +51,9 @@ def test_totals_are_those_of_the_heatmaps_that_are_trained(changes, rows):
     with jax.enable_x64(True):
         model, batch = Tapped(nnx.Rngs(0)), batch_of()
         totals = total_relevance(model, batch["image"], config, jax.random.key(2))
-        _, aux = isnet_loss(model, batch, config)
-        maps = [aux["heatmaps"], *(v for k, v in aux.items() if k.startswith("relevance/"))]
+        _, aux = compiled(isnet_loss)(model, batch, config)
+        places = (f"relevance/{name}" for name in ("middle", "end"))
+        maps = [aux[name] for name in ("heatmaps", *places) if name in aux]
         sums = [jnp.abs(m).sum((2, 3, 4)) for m in maps]
         expected = jnp.concatenate(
             [s.T if config.variant == "dual" else s.mean(1)[None] for s in sums]
@@ -69,7 +70,9 @@ def test_selective_is_measured_as_if_the_network_were_not_sure():
         head = [v for _, v in nnx.to_flat_state(nnx.state(model, nnx.Param))][-1]
         head.set_value(100 * head.get_value())
         key = jax.random.key(0)
-        saturated = jnp.abs(isnet_loss(model, batch, config)[1]["heatmaps"]).sum((1, 2, 3, 4))
+        saturated = jnp.abs(compiled(isnet_loss)(model, batch, config)[1]["heatmaps"]).sum(
+            (1, 2, 3, 4)
+        )
         highest = total_relevance(
             model, batch["image"], ISNetConfig(variant="stochastic"), key
         ).mean()

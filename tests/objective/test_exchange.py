@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import of_parameters
-from small_isnet import BASE, batch_of, small
+from small_isnet import BASE, batch_of, compiled, small
 
 from isnet_jax import UserError, isnet_loss, plain_loss
 from isnet_jax.objective import Exchange
@@ -115,11 +115,11 @@ def test_the_loss_is_that_of_the_exchanged_batch(x64):
     key = jax.random.fold_in(KEY, 1)
     expected_batch = exchanged(batch, ALWAYS, key)
     assert float(jnp.abs(expected_batch["image"] - batch["image"]).max()) > 0.1
-    loss, aux = isnet_loss(small(True), batch, config, rng=KEY)
-    expected, expected_aux = isnet_loss(small(True), expected_batch, BASE, rng=KEY)
+    loss, aux = compiled(isnet_loss)(small(True), batch, config, rng=KEY)
+    expected, expected_aux = compiled(isnet_loss)(small(True), expected_batch, BASE, rng=KEY)
     assert float(loss) == pytest.approx(float(expected), rel=1e-12)
     np.testing.assert_allclose(aux["heatmaps"], expected_aux["heatmaps"], rtol=1e-9)
-    alone, _ = exchange_loss(small(True), batch, config, rng=KEY)
+    alone, _ = compiled(exchange_loss)(small(True), batch, config, rng=KEY)
     plain, _ = plain_loss(small(True), expected_batch)
     assert float(alone) == pytest.approx(float(plain), rel=1e-12)
 
@@ -133,7 +133,7 @@ def test_consistency_adds_the_difference_of_the_two_views(x64, share: float):
     size = len(batch["image"])
     np.testing.assert_array_equal(views["image"][:size], batch["image"])
     np.testing.assert_array_equal(views["label"], np.tile(batch["label"], 2))
-    loss, aux = exchange_loss(small(True), batch, config, rng=KEY)
+    loss, aux = compiled(exchange_loss)(small(True), batch, config, rng=KEY)
     _, plain_aux = plain_loss(small(True), views)
     one, other = plain_aux["logits"][:size], plain_aux["logits"][size:]
     own, exchanged_ones = (
@@ -144,7 +144,7 @@ def test_consistency_adds_the_difference_of_the_two_views(x64, share: float):
     expected = float(classification) + 0.3 * float(((one - other) ** 2).mean())
     assert float(loss) == pytest.approx(expected, rel=1e-12)
     assert aux["logits"].shape == plain_aux["logits"].shape
-    whole, _ = isnet_loss(small(True), batch, config, rng=KEY)
+    whole, _ = compiled(isnet_loss)(small(True), batch, config, rng=KEY)
     assert np.isfinite(float(whole))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from helpers import directional_errors, of_parameters, relative_error
-from small_isnet import BASE, CLASSES, Tapped, batch_of, small, stepper, without_aux
+from small_isnet import BASE, CLASSES, Tapped, batch_of, compiled, small, stepper, without_aux
 
 from isnet_jax import Classification, ISNetConfig, UserError, isnet_loss, lrp
 from isnet_jax.objective import losses
@@ -214,8 +214,8 @@ def test_a_fraction_of_the_batch_has_the_same_loss_and_gradient_in_expectation(f
 def test_the_explained_samples_are_named_and_the_logits_keep_their_order():
     model, batch = small(train=False), batch_of()
     config = ISNetConfig(heatmap_fraction=0.67, variant="selective", batch_stats="gradient")
-    _, aux = isnet_loss(nnx.clone(model), batch, config, rng=jax.random.key(3))
-    _, whole = isnet_loss(
+    _, aux = compiled(isnet_loss)(nnx.clone(model), batch, config, rng=jax.random.key(3))
+    _, whole = compiled(isnet_loss)(
         nnx.clone(model), batch, ISNetConfig(variant="selective", batch_stats="gradient")
     )
     assert aux["heatmaps"].shape == (2, 1, 8, 8, 3)
@@ -229,12 +229,12 @@ def test_samples_without_a_mask_are_only_classified():
     model, batch = small(train=False), batch_of()
     has_mask = jnp.array([True, False, True])
     empty = batch["mask"].at[1].set(0)
-    _, aux = isnet_loss(
+    _, aux = compiled(isnet_loss)(
         nnx.clone(model),
         batch | {"mask": empty, "has_mask": has_mask},
         ISNetConfig(variant="selective", batch_stats="gradient"),
     )
-    _, whole = isnet_loss(
+    _, whole = compiled(isnet_loss)(
         nnx.clone(model), batch, ISNetConfig(variant="selective", batch_stats="gradient")
     )
     each = heatmap_loss(
@@ -260,7 +260,7 @@ def test_a_multilabel_head():
     classification = Classification(task="multilabel")
     config = ISNetConfig(variant="dual", classification=classification, batch_stats="gradient")
     batch = batch_of() | {"label": jnp.eye(CLASSES)[:3]}
-    _, aux = isnet_loss(small(train=False), batch, config)
+    _, aux = compiled(isnet_loss)(small(train=False), batch, config)
     logits = np.asarray(aux["logits"])
     expected = np.log1p(np.exp(np.where(batch["label"] > 0, -logits, logits))).mean()
     assert float(aux["classification"]) == pytest.approx(expected, rel=1e-9)
