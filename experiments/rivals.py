@@ -4,18 +4,18 @@
     python experiments/rivals.py --seeds 0 1 2 --search-rates 3e-3 1e-2 3e-2
 
 Every run is one of `isnet-jax train`, in a folder of its own: what is finished is kept, and a run
-that was interrupted goes on, with the same command; `--known table.json` keeps the sets that were
-finished on another machine. "isnet" is what the command does, "isnet-heatmaps" the papers'
-objective, which explains every image and exchanges nothing. All methods have the same network (but
-for multitask and attention-gated, which have their own, and segmentation, which has one more), the
-same steps (table "steps") or, in a second round, as many epochs as take the seconds of the
-reference method (table "seconds"). The learning rate is searched for on the accuracy of the biased
-validation images, with a seed of its own, in the same way for each method; then, where the method
-weighs its use of the masks, this weight, on the accuracy of the same images with the backgrounds of
-one another, since as they are they reward the smallest. `--settings-of table.json` takes both from
-another set's rows.
-Differences to the reference method are DeLong's and McNemar's, image by image, of the first seed.
-Writes table.json and table.md.
+that was interrupted goes on, with the same command; `--known table.json ...` keeps the sets that
+were finished elsewhere, and joins their tables. "isnet" is what the command does, "isnet-heatmaps"
+the papers' objective, which explains every image and exchanges nothing. All methods have the same
+network (but for multitask and attention-gated, which have their own, and segmentation, which has
+one more), the same steps (table "steps") or, in a second round, as many epochs as take the seconds
+of the reference method (table "seconds"). The learning rate is searched for on the accuracy of the
+biased validation images, with a seed of its own, in the same way for each method; then, where the
+method has a weight of the masks, this weight, on the accuracy of the same images with the
+backgrounds of one another, since as they are they reward the smallest, and with it the rate again.
+The objective of isnet and its relatives stays as it is. `--settings-of table.json` takes rate and
+weight from the rows of one other set. Differences to the reference method are DeLong's and
+McNemar's, image by image, of the first seed. Writes table.json and table.md.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ SMALL = {
 
 
 class Settings(NamedTuple):
-    """What is chosen for a method; the weight is its default where None."""
+    """What is chosen for a method; no weight where it has none that is searched for."""
 
     learning_rate: float
     weight: float | None
@@ -90,7 +90,7 @@ class Experiment:
       search_epochs: passes over the training images with each of them.
       settings_of: a table.json whose learning rates and weights are taken, without a search.
       limit: so many objects of each source only.
-      known: a table.json from elsewhere: the sets it has all rows of are not trained again.
+      known: tables from elsewhere: a set that one of them has all rows of is not trained again.
       small: a tiny round of everything, to see that it works.
       out: folder of the runs, table.json and table.md.
       data_dir: where prepared data sets are kept.
@@ -107,7 +107,7 @@ class Experiment:
     search_epochs: int = 3
     settings_of: Path | None = None
     limit: int | None = None
-    known: Path | None = None
+    known: tuple[Path, ...] = ()
     small: bool = False
     out: Path = Path("runs/rivals")
     data_dir: Path = Path("datasets")
@@ -117,12 +117,13 @@ def main(experiment: Experiment) -> None:
     if experiment.small:
         experiment = dataclasses.replace(experiment, **SMALL)
     console = Console()
+    taken = _taken(experiment)
     rows: list[dict[str, Any]] = []
     for set_name in experiment.sets:
         known = _known(experiment, set_name)
         rows += known
         for method in () if known else _reference_first(experiment):
-            settings = _settings(experiment, set_name, method, console)
+            settings = taken.get(method) or _searched(experiment, set_name, method, console)
             for budget in experiment.budgets:
                 epochs = _epochs(rows, budget, set_name, method, experiment)
                 for seed in experiment.seeds:
@@ -146,18 +147,20 @@ def main(experiment: Experiment) -> None:
 
 
 def _known(experiment: Experiment, set_name: str) -> list[dict[str, Any]]:
-    """The rows of a set, if all are known: those of one machine are compared with one another."""
-    if experiment.known is None:
-        return []
-    wanted = itertools.product(
-        _reference_first(experiment), experiment.budgets, experiment.seeds, (set_name,)
+    """The rows of a set, if a table has all: those of one machine are compared with one another."""
+    wanted = list(
+        itertools.product(
+            _reference_first(experiment), experiment.budgets, experiment.seeds, (set_name,)
+        )
     )
-    rows = {
-        (row["method"], row["budget"], row["seed"], row["set"]): row
-        for row in json.loads(experiment.known.read_text())["rows"]
-    }
-    found = [rows.get(key) for key in wanted]
-    return [row for row in found if row is not None] if None not in found else []
+    for table in experiment.known:
+        rows = {
+            (row["method"], row["budget"], row["seed"], row["set"]): row
+            for row in json.loads(table.read_text())["rows"]
+        }
+        if all(key in rows for key in wanted):
+            return [rows[key] for key in wanted]
+    return []
 
 
 def _reference_first(experiment: Experiment) -> Iterator[str]:
@@ -165,60 +168,80 @@ def _reference_first(experiment: Experiment) -> Iterator[str]:
     yield from (name for name in experiment.methods if name != experiment.reference)
 
 
-def _settings(experiment: Experiment, set_name: str, method: str, console: Console) -> Settings:
-    """Searched for on biased validation images, or another table's."""
-    if experiment.settings_of is not None:
-        for row in json.loads(experiment.settings_of.read_text())["rows"]:
-            if row["method"] == method:
-                return Settings(row["learning_rate"], row["weight"])
-        raise SystemExit(f"{experiment.settings_of} has no row of {method}.")
-    rates = {rate: Settings(rate, None) for rate in experiment.search_rates}
-    settings = _best(experiment, set_name, method, rates, _biased, console)
-    if method not in WEIGHTS:
-        return settings
-    default = getattr(named(method)(), WEIGHTS[method])
-    weights = {
-        factor * default: settings._replace(weight=None if factor == 1 else factor * default)
-        for factor in experiment.search_factors
+def _taken(experiment: Experiment) -> dict[str, Settings]:
+    """Those of another table, of every method or of none."""
+    if experiment.settings_of is None:
+        return {}
+    rows = json.loads(experiment.settings_of.read_text())["rows"]
+    found = {
+        method: {Settings(r["learning_rate"], r["weight"]) for r in rows if r["method"] == method}
+        for method in _reference_first(experiment)
     }
-    return _best(experiment, set_name, method, weights, _exchanged, console)
+    for method, settings in found.items():
+        if len(settings) != 1:
+            raise SystemExit(
+                f"{experiment.settings_of} has {len(settings)} settings of {method}; expected one."
+            )
+    return {method: settings.pop() for method, settings in found.items()}
+
+
+def _searched(experiment: Experiment, set_name: str, method: str, console: Console) -> Settings:
+    """On biased validation images."""
+
+    def best(
+        choices: list[Settings], measure: Callable[[Experiment, str, Path], float]
+    ) -> Settings:
+        return _best(experiment, set_name, method, choices, measure, console)
+
+    default = _default_weight(method)
+    settings = best([Settings(rate, default) for rate in experiment.search_rates], _biased)
+    if default is None:
+        return settings
+    weights = [settings._replace(weight=f * default) for f in experiment.search_factors]
+    settings = best(weights, _exchanged)
+    return best([settings._replace(learning_rate=r) for r in experiment.search_rates], _biased)
+
+
+def _default_weight(method: str) -> float | None:
+    return getattr(named(method)(), WEIGHTS[method]) if method in WEIGHTS else None
 
 
 def _best(
     experiment: Experiment,
     set_name: str,
     method: str,
-    choices: Mapping[float, Settings],
-    measure: Callable[[Experiment, Path], float],
+    choices: list[Settings],
+    measure: Callable[[Experiment, str, Path], float],
     console: Console,
 ) -> Settings:
     """The choice that `measure` finds best after a short training; one needs no training."""
     if len(choices) == 1:
-        return next(iter(choices.values()))
+        return choices[0]
     found = {}
-    for value, settings in choices.items():
-        words = [f"{number:g}" for number in settings if number is not None]
+    for settings in choices:
+        own = settings.weight in (None, _default_weight(method))
+        words = [f"{number:g}" for number in settings[: 1 if own else 2]]
         folder = experiment.out / set_name / method / "search" / "-".join(words)
         epochs = experiment.search_epochs
         _trained(experiment, set_name, method, settings, epochs, SEARCH_SEED, folder)
-        found[value] = measure(experiment, folder / _of(method))
+        found[settings] = measure(experiment, _of(method), folder)
     console.print(set_name, method, measure.__name__, found, highlight=False)
-    return choices[max(found, key=found.__getitem__)]
+    return max(found, key=found.__getitem__)
 
 
-def _biased(_: Experiment, run: Path) -> float:
+def _biased(_: Experiment, network: str, folder: Path) -> float:
     """The best epoch's accuracy on the biased validation images."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / network / "metrics.jsonl").read_text().splitlines()
     best = min(map(json.loads, lines), key=lambda record: record["validation_loss"])
     return best["validation_accuracy"]
 
 
-def _exchanged(experiment: Experiment, run: Path) -> float:
+def _exchanged(experiment: Experiment, network: str, folder: Path) -> float:
     """The best epoch's on the same images with the backgrounds of one another."""
-    networks, splits = hard.opened(run.parent, experiment.data_dir, Console(quiet=True))
+    networks, splits = hard.opened(folder, experiment.data_dir, Console(quiet=True))
     shown = splits["validation"].batch(slice(None))
     changed = background_exchanged(shown["image"], shown["mask"])
-    return float(accuracy(predict(networks[run.name], changed), shown["label"]))
+    return float(accuracy(predict(networks[network], changed), shown["label"]))
 
 
 def _of(method: str) -> str:
@@ -307,6 +330,8 @@ def write(experiment: Experiment, rows: list[dict[str, Any]]) -> None:
     settings = {name: str(value) for name, value in dataclasses.asdict(experiment).items()}
     for folder in ("known", "settings_of", "out", "data_dir"):
         del settings[folder]
+    if experiment.settings_of is not None:  # Nothing was searched for.
+        settings = {name: value for name, value in settings.items() if "search" not in name}
     record = {
         "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),

@@ -29,6 +29,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("XLA_FLAGS", " ".join(hurry))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of several processes come first: they wait, and at the end nobody else would run."""
+    items.sort(key=lambda item: item.path.name != "test_distributed.py")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def short_collections() -> None:
     """What is alive by now stays: collecting garbage need not look through JAX's caches again.

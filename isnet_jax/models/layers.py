@@ -49,8 +49,9 @@ class Conv(nnx.Module):
 def _drawn_kernel(key: Array, shape: tuple[int, int, int, int]) -> Float[Array, "k l in_ out"]:
     """He's normal values for the fan-out: those of `variance_scaling(2, "fan_out", "normal")`.
 
-    XLA compiles what draws them for each shape, for CPUs in up to a second. Flat, and cut from a
-    power of two, it is a fifth of that, and once for many shapes; JAX draws each by its place.
+    XLA for CPUs takes up to a second to compile what draws them, for each shape; flat, and cut
+    from a power of two, a third, and once for those that share it. With JAX's partitionable keys,
+    the default, a value depends on its place only.
     """
     height, width, _, features = shape
     scale, count = jnp.sqrt(2 / (height * width * features)), math.prod(shape)

@@ -128,26 +128,12 @@ class Network(nnx.Module):
         Args:
           path: dotted, such as "layer1.0.conv1.kernel".
         """
-        parts = [*self.stages, (self._head_path(),)]
+        head = next(path for path, module in nnx.iter_modules(self) if module is self.head)
+        parts = [*self.stages, (".".join(map(str, head)),)]
         for number in (len(parts) - 1, *range(len(parts) - 1)):
             if any(not name or f"{path}.".startswith(f"{name}.") for name in parts[number]):
                 return number
         raise ValueError(f"{type(self).__name__}: {path!r} lies in no stage")
-
-    def _head_path(self) -> str:
-        """Level by level, since it lies near the top and the other modules are many."""
-        level: list[tuple[tuple[Any, ...], nnx.Module]] = [((), self)]
-        while level:
-            for path, module in level:
-                if module is self.head:
-                    return ".".join(map(str, path))
-            level = [
-                ((*path, name), child)
-                for path, module in level
-                for name, child in nnx.iter_children(module)
-                if isinstance(child, nnx.Module)
-            ]
-        raise ValueError(f"{type(self).__name__}: the head is none of its modules")
 
     def _check(self, x: Any) -> None:
         name = type(self).__name__

@@ -22,24 +22,29 @@ def test_two_methods_one_set(tmp_path: Path, script, monkeypatch: pytest.MonkeyP
     rivals = script("rivals")
     experiment = rivals.Experiment(
         sets=("decoy",),
-        methods=("swap",),
+        methods=("rrr",),
         seeds=(0,),
         epochs=1,
         limit=100,
         search_rates=(1e-2,),
+        search_factors=(0.1, 10.0),
+        search_epochs=1,
         budgets=("steps",),
         out=tmp_path / "out",
         data_dir=tmp_path / "data",
     )
     rivals.main(experiment)
     table = experiment.out / "table.json"
-    isnet, swap = json.loads(table.read_text())["rows"]
-    assert isnet["against"] is None
-    assert {*swap["against"]} >= {"biased", "unseen"}
-    assert swap["statistics"]["unbiased"]["accuracy"]["low"] <= swap["unbiased"]
+    isnet, rrr = json.loads(table.read_text())["rows"]
+    assert isnet["against"] is isnet["weight"] is None
+    assert rrr["weight"] in (1.0, 100.0)
+    settings = (experiment.out / "decoy/rrr/steps/0/run.json").read_text()
+    assert json.loads(settings)["settings"]["rrr"]["weight"] == rrr["weight"]
+    assert {*rrr["against"]} >= {"biased", "unseen"}
+    assert rrr["statistics"]["unbiased"]["accuracy"]["low"] <= rrr["unbiased"]
     tables = (experiment.out / "table.md").read_text()
-    assert len([line for line in tables.splitlines() if line.startswith("| swap |")]) == 3
-    answer = swap["run_time"]
+    assert len([line for line in tables.splitlines() if line.startswith("| rrr |")]) == 3
+    answer = rrr["run_time"]
     assert f"| {answer['flop'] / 1e6:.1f} | {answer['parameters']:,} |" in tables
 
     pictures = script("rivals_pictures")
@@ -53,42 +58,50 @@ def test_two_methods_one_set(tmp_path: Path, script, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(rivals.hard.train, "fit", None, raising=False)
     rivals.main(experiment)
-    assert json.loads(table.read_text())["rows"] == [isnet, swap]
-    elsewhere = replace(experiment, known=table, out=tmp_path / "elsewhere")
+    assert json.loads(table.read_text())["rows"] == [isnet, rrr]
+    elsewhere = replace(experiment, known=(table,), out=tmp_path / "elsewhere")
     rivals.main(elsewhere)
-    assert json.loads((elsewhere.out / "table.json").read_text())["rows"] == [isnet, swap]
+    assert json.loads((elsewhere.out / "table.json").read_text())["rows"] == [isnet, rrr]
     assert sorted(path.name for path in elsewhere.out.iterdir()) == ["table.json", "table.md"]
 
 
-def test_what_biased_validation_images_find_best(
-    tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch
-):
-    """First the rate, then the weight with that rate; a method without one has only the first."""
+def test_the_order_of_the_search(tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch):
+    """The rate, then the weight by the other measure, then the rate with that weight."""
     rivals = script("rivals")
-    accuracies = {"0.003": 0.6, "0.01": 0.9, "0.01-0.1": 0.7, "0.01-1": 0.8}  # Rate and weight.
+    biased = {"0.003": 0.6, "0.01": 0.9, "0.01-1": 0.7, "0.003-1": 0.8}
+    exchanged = {"0.01": 0.1, "0.01-0.1": 0.2, "0.01-1": 0.3}
     monkeypatch.setattr(rivals, "_trained", lambda *_: {})
-    for measure in ("_biased", "_exchanged"):
-        monkeypatch.setattr(rivals, measure, lambda _, run: accuracies[run.parent.name])
+    monkeypatch.setattr(rivals, "_biased", lambda *run: biased[run[-1].name])
+    monkeypatch.setattr(rivals, "_exchanged", lambda *run: exchanged[run[-1].name])
     search = rivals.Experiment(
-        search_rates=(3e-3, 1e-2), search_factors=(0.01, 0.1), out=tmp_path / "out"
+        search_rates=(3e-3, 1e-2), search_factors=(0.01, 0.1, 1.0), out=tmp_path / "out"
     )
 
-    def found(method: str, experiment=search):
-        return rivals._settings(experiment, "decoy", method, rivals.Console(quiet=True))
+    def found(method: str):
+        return rivals._searched(search, "decoy", method, rivals.Console(quiet=True))
 
     assert found("swap") == (1e-2, None)
-    assert found("rrr") == found("gain") == (1e-2, 1.0)
-    accuracies["0.01-1"] = 0.5
-    assert found("rrr") == (1e-2, 0.1)
-    accuracies |= {"0.003": 0.95, "0.003-1": 0.9}
-    assert found("rrr", replace(search, search_factors=(0.1, 1.0))) == (3e-3, None)
+    assert found("rrr") == (3e-3, 1.0)
+    exchanged["0.01"] = 0.4
+    assert found("rrr") == (1e-2, 10.0)
 
+
+def test_settings_of_another_set(tmp_path: Path, script):
+    rivals = script("rivals")
     table = tmp_path / "table.json"
-    table.write_text(json.dumps({"rows": [{"method": "rrr", "learning_rate": 1.0, "weight": 2.0}]}))
-    elsewhere = replace(search, settings_of=table)
-    assert found("rrr", elsewhere) == (1.0, 2.0)
-    with pytest.raises(SystemExit, match="no row of gain"):
-        found("gain", elsewhere)
+    rows = [{"method": "isnet", "learning_rate": 0.1, "weight": None}] * 2
+    experiment = rivals.Experiment(methods=("rrr",), settings_of=table, out=tmp_path / "out")
+    for more, count in (([], 0), ([(1.0, 2.0), (1.0, 3.0)], 2), ([(1.0, 2.0)], 1)):
+        other = [
+            {"method": "rrr", "learning_rate": rate, "weight": weight} for rate, weight in more
+        ]
+        table.write_text(json.dumps({"rows": rows + other}))
+        if count == 1:
+            assert rivals._taken(experiment) == {"isnet": (0.1, None), "rrr": (1.0, 2.0)}
+        else:
+            with pytest.raises(SystemExit, match=f"has {count} settings of rrr; expected one"):
+                rivals.main(experiment)
+    assert not experiment.out.exists()
 
 
 def test_tables_where_the_data_say_nothing(script):

@@ -99,11 +99,12 @@ def test_conv_and_linear_are_flaxs():
 
 
 @pytest.mark.parametrize("wide", [False, True])
-def test_kernels_are_drawn_as_flax_draws_them(wide: bool):
+@pytest.mark.parametrize(("size", "inputs", "outputs"), [(3, 5, 6), (2, 4, 8), (1, 1, 1)])
+def test_kernels_are_drawn_as_flax_draws_them(size: int, inputs: int, outputs: int, wide: bool):
     with jax.enable_x64(wide):
-        kernel = Conv(5, 6, 3, rngs=nnx.Rngs(0)).kernel[...]
+        kernel = Conv(inputs, outputs, size, rngs=nnx.Rngs(0)).kernel[...]
         draw = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-        expected = draw(nnx.Rngs(0).params(), (3, 3, 5, 6), kernel.dtype)
+        expected = draw(nnx.Rngs(0).params(), (size, size, inputs, outputs), kernel.dtype)
     assert kernel.dtype == (np.float64 if wide else np.float32)
     np.testing.assert_array_equal(kernel, expected)
 

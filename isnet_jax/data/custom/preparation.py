@@ -1,5 +1,6 @@
 """Own images checked one by one, then written as a data set: all of it or nothing."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -7,7 +8,6 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -104,11 +104,7 @@ def prepare_own(
         if record["left_out"] and not config.skip_bad:
             raise UserError(_told(record["left_out"], out))
         return _prepared(out, record, reused=True)
-    if listing.searched(out.resolve()):
-        raise UserError(
-            f"{printable(out)} lies where the images are looked for, and would be taken for some "
-            "of them. Choose another --out."
-        )
+    _require_apart(out, source, listing)
     check_outputs([_bad_files(out)], inputs=listing.files)
     checked = check(listing, config, source.rules, report)
     left_out = [str(problem) for problem in checked.problems]
@@ -128,6 +124,34 @@ def prepare_own(
         write_atomically(written / MANIFEST, json.dumps(record, indent=1) + "\n")
         written.replace(out)
     return _prepared(out, record, reused=False)
+
+
+def _require_apart(out: Path, source: Source, listing: Listing) -> None:
+    """Raises a `UserError` if data in `out` would count among the source's files the next time."""
+    roots = [(place(out), place(listing.root)) for place in (os.path.abspath, os.path.realpath)]
+    if not any(Path(inner).is_relative_to(outer) for inner, outer in roots):
+        return
+
+    def seen(found: Listing) -> Any:
+        return [sample.id for sample in found.samples], found.problems, found.class_names
+
+    absent = [path for path in (out, *out.parents) if not path.exists()]
+    try:
+        for path in reversed(absent):
+            path.mkdir()
+        with contextlib.suppress(UserError):
+            if seen(source.listing()) == seen(listing):
+                return
+    except OSError:
+        return  # What cannot be written to is said where it is.
+    finally:
+        for path in absent:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+    raise UserError(
+        f"{printable(out)} lies where the images are looked for, and would be taken for some of "
+        "them. Choose another --out."
+    )
 
 
 def _prepared(out: Path, record: Mapping[str, Any], *, reused: bool) -> Prepared:
@@ -248,7 +272,7 @@ def _write(
     return Path(builder.data_path)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _temporary(out: Path) -> Iterator[Path]:
     """A folder beside ``out`` that goes away; what can fail while it is filled is told."""
     try:

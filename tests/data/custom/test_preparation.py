@@ -350,23 +350,37 @@ def test_other_things_in_the_place_are_not_overwritten(
         prepare_own(source, out, OwnDataConfig())
 
 
-@pytest.mark.parametrize("inside", ["images/out", "masks/a/out", "test", "test_far"])
+AMONG = "lies where the images are looked for"
+
+
+@pytest.mark.parametrize("inside", ["images/out", "masks/a/out", "images/new/out", "test_far"])
 def test_no_data_are_prepared_among_the_images(source: FolderSource, inside: str):
     """They would be taken for pictures, classes or a split the next time."""
-    with pytest.raises(UserError, match="lies where the images are looked for"):
+    before = sorted(source.root.rglob("*"))
+    with pytest.raises(UserError, match=AMONG):
         prepare_own(source, source.root / inside, OwnDataConfig())
-    assert not (source.root / inside).exists()
+    assert sorted(source.root.rglob("*")) == before
 
 
-def test_data_can_be_prepared_beside_the_images(source: FolderSource, tmp_path: Path):
-    first, again = (prepare_own(source, source.root / "out", OwnDataConfig()) for _ in range(2))
+def test_nor_through_links_or_among_other_sources(source: FolderSource, tmp_path: Path):
+    linked = FolderSource(tmp_path / "linked")
+    linked.root.mkdir()
+    for kind in ("images", "masks"):
+        (linked.root / kind).symlink_to(source.root / kind)
+    voc = VocSource(own.write_voc(tmp_path / "voc"))
+    in_splits = FolderSource(tmp_path / "in_splits")
+    for number, split in enumerate(("train", "test")):
+        own.write_folder(in_splits.root / split, 5, first=10 * number)
+    for among, inside in ((linked, "images/out"), (voc, "JPEGImages/out"), (in_splits, "out")):
+        with pytest.raises(UserError, match=AMONG):
+            prepare_own(among, among.root / inside, OwnDataConfig())
+
+
+@pytest.mark.parametrize("inside", ["out", "images/.out", "new/out"])
+def test_data_can_be_prepared_beside_the_images(source: FolderSource, inside: str):
+    first, again = (prepare_own(source, source.root / inside, OwnDataConfig()) for _ in range(2))
     assert not first.reused
     assert again.reused
-    for number, split in enumerate(("train", "test")):
-        own.write_folder(tmp_path / "in_splits" / split, 5, first=10 * number)
-    in_splits = FolderSource(tmp_path / "in_splits")
-    with pytest.raises(UserError, match="lies where the images are looked for"):
-        prepare_own(in_splits, in_splits.root / "out", OwnDataConfig())
 
 
 def test_too_few_samples(tmp_path: Path):

@@ -66,17 +66,7 @@ class FolderSource:
             samples=tuple(samples),
             problems=tuple(problems),
             class_names=tuple(sorted(classes)),
-            searched=self._searched,
         )
-
-    def _searched(self, path: Path) -> bool:
-        """All but what lies beside images/ and masks/, unless it is called like a split."""
-        root = self.root.resolve()
-        if not path.is_relative_to(root) or path == root:
-            return False
-        name = path.relative_to(root).parts[0]
-        in_splits = not is_folder(root / "images")
-        return in_splits or name in _KINDS or splits.is_split(splits.meant(name))
 
     def _parts(self) -> list[tuple[str | None, Path]]:
         """Folders that hold `images` and `masks`, with the split they stand for."""

@@ -166,7 +166,6 @@ class Listing:
             whose list names more than they use.
         multi_label: a sample has any number of classes instead of exactly one.
         files: tables and lists that name the samples.
-        searched: whether what lies at a real path would count among the samples, or be a problem.
     """
 
     root: Path
@@ -175,7 +174,6 @@ class Listing:
     class_names: tuple[str, ...]
     multi_label: bool = False
     files: tuple[Path, ...] = field(default=())
-    searched: Callable[[Path], bool] = lambda _: False
 
 
 class Source(Protocol):
