@@ -47,7 +47,7 @@ class Conv(nnx.Module):
 
 
 def _drawn_kernel(key: Array, shape: tuple[int, int, int, int]) -> Float[Array, "k l in_ out"]:
-    """He's normal values for the fan-out: those of `variance_scaling(2, "fan_out", "normal")`.
+    """He's normal values for the fan-out, as `variance_scaling(2, "fan_out", "normal")` draws them.
 
     XLA for CPUs takes up to a second to compile what draws them, for each shape; flat, and cut
     from a power of two, a third, and once for those that share it. With JAX's partitionable keys,
