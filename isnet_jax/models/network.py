@@ -128,7 +128,10 @@ class Network(nnx.Module):
         Args:
           path: dotted, such as "layer1.0.conv1.kernel".
         """
-        head = next(path for path, module in nnx.iter_modules(self) if module is self.head)
+        modules = nnx.iter_modules(self)
+        head = next((path for path, module in modules if module is self.head), None)
+        if head is None:
+            raise ValueError(f"{type(self).__name__}: the head is none of its modules")
         parts = [*self.stages, (".".join(map(str, head)),)]
         for number in (len(parts) - 1, *range(len(parts) - 1)):
             if any(not name or f"{path}.".startswith(f"{name}.") for name in parts[number]):
