@@ -53,6 +53,7 @@ from isnet_jax.training import (
     is_first,
 )
 from isnet_jax.training.distributed import stops_with_the_others
+from isnet_jax.training.identity import deciding
 from isnet_jax.training.provenance import machine, version
 from isnet_jax.training.serial import from_dict, to_dict, write_record
 from isnet_jax.training.stage import Stage, before, set_up
@@ -68,11 +69,8 @@ def settings_of(job: RunOptions) -> dict[str, Any]:
     Raises:
       UserError: the weights to start from cannot be read.
     """
-    other = ("out", "data_dir", "processes", "checkpoints", "profile_steps", "log")
-    settings = {name: value for name, value in to_dict(job).items() if name not in other}
-    del settings["launch"]["parallel"], settings["fine_tune"]["weights"]
-    start = job.fine_tune.fingerprint()
-    return settings if start is None else settings | {"weights": start}
+    other = ("out", "data_dir", "processes", "log")
+    return {name: value for name, value in deciding(job).items() if name not in other}
 
 
 def completed(job: RunOptions, found: dict[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import json
-import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,17 +15,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 from jax.experimental import multihost_utils
 
 from isnet_jax.errors import UserError, printable
 from isnet_jax.files import write_atomically
-from isnet_jax.training.arrays import flattened, unflattened
+from isnet_jax.training.abandoned import abandoned_work_is_silent, stay_silent_about
+from isnet_jax.training.arrays import flattened
 from isnet_jax.training.checkpoint_folders import (
     LOSS,
-    losses_in,
     mend_ranks,
     move_away,
     move_strangers,
@@ -35,14 +32,25 @@ from isnet_jax.training.checkpoint_folders import (
     require_folders,
     steps_in,
 )
-from isnet_jax.training.checksums import sealed, unsealed
-from isnet_jax.training.description import DESCRIPTION, ModelDescription, read_description
+from isnet_jax.training.checksums import sealed
+from isnet_jax.training.description import (
+    DESCRIPTION,
+    ModelDescription,
+    read_description,
+    training_in,
+)
+from isnet_jax.training.restoring import (
+    START_ANEW,
+    DamagedError,
+    best_of,
+    first_line,
+    restored,
+)
 from isnet_jax.training.step import TrainState
 from isnet_jax.training.termination import interrupted_afterwards
 
 # Nothing is made, and the losses are not read, which may be damaged: see `losses_in`.
 _READ_ONLY = {"create": False, "lightweight_initialize": True}
-_START_ANEW = "Delete that folder to go on without it."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +81,10 @@ class Checkpoints:
     A write is asynchronous, and becomes visible when it is complete; what a killed process left
     half written is removed. Use as a context manager: leaving waits for the writes.
 
+    Checkpoints of another training than the description's are moved to the folder "damaged".
+
     Args:
-      tell: is given a sentence when a damaged checkpoint is passed over.
+      tell: is given a sentence when a checkpoint is moved there or passed over.
     """
 
     def __init__(
@@ -86,9 +96,10 @@ class Checkpoints:
         config = config or CheckpointConfig()
         self._folder, self._tell = Path(os.path.realpath(folder)), tell
         require_folders(folder)
+        self._training = training_in(self._folder)
         with self._writing():
             if jax.process_index() == 0:
-                move_strangers(self._folder, tell)
+                move_strangers(self._folder, self._training, tell)
             mend_ranks(self._folder / "best", tell)
         self._last = _manager(
             self._folder / "last", max_to_keep=config.keep_last, cleanup_tmp_directories=True
@@ -99,7 +110,7 @@ class Checkpoints:
 
     def __enter__(self) -> Checkpoints:
         self._silence = contextlib.ExitStack()
-        self._silence.enter_context(_abandoned_work_is_silent())
+        self._silence.enter_context(abandoned_work_is_silent())
         return self
 
     def __exit__(
@@ -117,6 +128,7 @@ class Checkpoints:
                 if error is None:
                     raise
             if error is not None:
+                stay_silent_about(self._folder)
                 gc.collect()  # What is abandoned speaks when it is collected.
 
     def save(
@@ -131,12 +143,12 @@ class Checkpoints:
           UserError: this or the write before failed; the checkpoints of earlier steps are whole.
         """
         step = int(state.step)
-        arguments = _arguments(state, progress, loss)
+        arguments = _arguments(state, progress, loss, self._training)
         with self._writing():
             if loss is not None:
                 kept = arguments
                 if state.average is not None:
-                    kept = _arguments(state.averaged(), progress, loss)
+                    kept = _arguments(state.averaged(), progress, loss, self._training)
                 self._best.save(step, args=kept, metrics={LOSS: loss}, force=True)
                 # Once "last" counts this epoch as done, its best must be there.
                 self._best.wait_until_finished()
@@ -178,12 +190,12 @@ class Checkpoints:
         """
         self.wait()
         steps = sorted(self._last.all_steps(), reverse=True)
-        damage: dict[int, _DamagedError] = {}
-        with _abandoned_work_is_silent():
+        damage: dict[int, DamagedError] = {}
+        with abandoned_work_is_silent():
             for step in steps:
                 try:
-                    state, progress = _restored(self._last, step, like, check)
-                except _DamagedError as error:
+                    state, progress = restored(self._last, step, like, self._training, check)
+                except DamagedError as error:
                     damage[step] = error
                     continue
                 for later, error in damage.items():
@@ -192,7 +204,7 @@ class Checkpoints:
                 self._drop_later_best(step)
                 return state, progress
         if damage:
-            raise UserError(f"{damage[steps[0]]}, nor any before it. {_START_ANEW}")
+            raise UserError(f"{damage[steps[0]]}, nor any before it. {START_ANEW}")
         self._drop_later_best(-1)
         return None
 
@@ -207,8 +219,8 @@ class Checkpoints:
         self.wait()
         with self._writing():
             self._best.wait_until_finished()
-        with _abandoned_work_is_silent():
-            return _best([self._best, self._last], like, self._tell)
+        with abandoned_work_is_silent():
+            return best_of([self._best, self._last], like, self._training, self._tell)
 
     def latest_step(self) -> int | None:
         """The step of the latest whole checkpoint."""
@@ -242,7 +254,7 @@ class Checkpoints:
             kept = f"Those of steps {whole} are whole" if whole else "None was written before"
             raise UserError(
                 f"a checkpoint could not be written to {printable(self._folder)} "
-                f"({_first_line(error)}). "
+                f"({first_line(error)}). "
                 f"{kept}. Make room on the disk (or keep fewer: --checkpoints.keep-last) and give "
                 "the same command again to go on from there."
             ) from error
@@ -258,8 +270,8 @@ def load_network(
     Args:
       folder: a network's folder in a run, such as runs/biased-digits/isnet.
       architecture: what it should be; None takes what is there.
-      tell: is given a sentence when a damaged checkpoint is passed over; another of the best is
-        taken then, or of the last.
+      tell: is given a sentence when a checkpoint is passed over, damaged or another training's;
+        another of the best is taken then, or of the last.
 
     Raises:
       UserError: no checkpoint there, none that can be read, or one of another architecture.
@@ -278,10 +290,11 @@ def load_network(
     except UserError as error:
         raise UserError(f"{printable(folder / DESCRIPTION)}: {error}") from error
     graph, parameters, rest = nnx.split(abstract, nnx.Param, ...)
-    with contextlib.ExitStack() as stack, _abandoned_work_is_silent():
+    with contextlib.ExitStack() as stack, abandoned_work_is_silent():
         places = [folder / kind for kind in ("best", "last") if (folder / kind).is_dir()]
         managers = [stack.enter_context(_manager(place, **_READ_ONLY)) for place in places]
-        found = _best(managers, {"parameters": parameters, "rest": rest}, tell)
+        like = {"parameters": parameters, "rest": rest}
+        found = best_of(managers, like, training_in(folder), tell)
     if found is None:
         raise UserError(
             f"{printable(folder)} has no checkpoint yet: its training has not got that far."
@@ -304,118 +317,13 @@ def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder, options=chosen, item_handlers=handlers)
 
 
-def _arguments(state: TrainState, progress: Mapping[str, Any], loss: float | None) -> Any:
+def _arguments(
+    state: TrainState, progress: Mapping[str, Any], loss: float | None, training: str | None
+) -> Any:
     # A copy: the next step donates the state's buffers while they are being written.
     arrays = jax.tree.map(jnp.copy, flattened(state))
-    record = sealed(progress, arrays, loss)
+    record = sealed(progress, arrays, loss, training)
     return ocp.args.Composite(
         state=ocp.args.StandardSave(arrays),  # pyright: ignore[reportCallIssue]
         progress=ocp.args.JsonSave(record),  # pyright: ignore[reportCallIssue]
     )
-
-
-class _DamagedError(Exception):
-    """A checkpoint is there and cannot be read."""
-
-
-def _best(
-    managers: Sequence[ocp.CheckpointManager], like: Any, tell: Callable[[str], None]
-) -> Any | None:
-    """The first that can be read: of the best, or, of ended epochs, of the last."""
-    damaged: list[_DamagedError] = []
-    for manager in managers:
-        losses = losses_in(Path(manager.directory)) if manager.directory.name == "best" else {}
-        best = min(losses, key=lambda step: losses[step], default=None)
-        for step in sorted(manager.all_steps(), key=lambda step: (step != best, -step)):
-            try:
-                state, progress = _restored(manager, step, like)
-            except _DamagedError as error:
-                damaged.append(error)
-                continue
-            if best is None and not progress["history"]:
-                continue
-            place = manager.directory
-            for error in damaged or [f"{place.parent / 'best'} is empty"] * (place.name == "last"):
-                tell(f"{error}; taking {place.name}/{step} instead")
-            return state
-    if damaged:
-        raise UserError(f"{damaged[0]}, nor any other. {_START_ANEW}")
-    return None
-
-
-def _restored(
-    manager: ocp.CheckpointManager,
-    step: int,
-    like: Any,
-    check: Callable[[dict[str, Any]], None] = lambda progress: None,
-) -> tuple[Any, dict[str, Any]]:
-    """A checkpoint in the structure of `like`, which may be a part of what was saved.
-
-    Arrays that `like` spreads over several devices are read straight into that sharding,
-    whatever devices they were written from.
-    """
-    place = manager.directory / str(step)
-    shardings = {name: getattr(leaf, "sharding", None) for name, leaf in flattened(like).items()}
-
-    def abstract(name: str, saved: Any) -> Any:
-        sharding = shardings.get(name)
-        if sharding is None or len(sharding.device_set) == 1:
-            # NumPy: the devices of the run that wrote it need not be here.
-            return np.empty(saved.shape, saved.dtype)
-        return jax.ShapeDtypeStruct(saved.shape, saved.dtype, sharding=sharding)
-
-    with warnings.catch_warnings():
-        # What Orbax abandons speaks when it is collected.
-        warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
-        try:
-            saved: Any = manager.item_metadata(step)
-            arrays = {name: abstract(name, array) for name, array in dict(saved["state"]).items()}
-            arguments = ocp.args.Composite(
-                state=ocp.args.StandardRestore(arrays),  # pyright: ignore[reportCallIssue]
-                progress=ocp.args.JsonRestore(),  # pyright: ignore[reportCallIssue]
-            )
-            found: Any = manager.restore(step, args=arguments)
-            progress = unsealed(found["progress"], found["state"])
-            if (own := int(found["state"]["step"])) != step:
-                raise ValueError(f"it is that of step {own}")
-            check(progress)
-        except Exception as error:  # Of nearly every kind, on damaged files.
-            # But RuntimeErrors and time-outs are the devices' and other processes'.
-            if isinstance(error, RuntimeError | TimeoutError) and not _is_of_files(error):
-                raise
-            reason = _first_line(error)
-        else:
-            return unflattened(like, found["state"], str(manager.directory)), progress
-        gc.collect()
-    raise _DamagedError(f"the checkpoint {printable(place)} cannot be read ({reason})")
-
-
-def _is_of_files(error: Exception) -> bool:
-    return isinstance(error, NotImplementedError | RecursionError)
-
-
-@contextlib.contextmanager
-def _abandoned_work_is_silent() -> Iterator[None]:
-    """Orbax leaves its other reads and writes when one has failed; each would print a traceback."""
-    before = sys.unraisablehook
-
-    def is_awaited(record: logging.LogRecord) -> bool:
-        return "exception was never retrieved" not in record.getMessage()
-
-    def hook(raised: Any) -> None:
-        if str(raised.exc_value) != "Event loop is closed":
-            before(raised)
-
-    sys.unraisablehook = hook
-    logging.getLogger("asyncio").addFilter(is_awaited)
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
-        logging.getLogger("asyncio").removeFilter(is_awaited)
-
-
-def _first_line(error: Exception) -> str:
-    """Without the specification that tensorstore adds."""
-    text = (str(error) or type(error).__name__).splitlines()[0]
-    return text.split(" [tensorstore_spec=")[0]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import re
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from isnet_jax.errors import UserError, printable
 from isnet_jax.files import read_regular, write_atomically
-from isnet_jax.training.checksums import loss_of
+from isnet_jax.training.checksums import loss_of, training_of
 
 LOSS = "validation_loss"
 
@@ -45,9 +45,18 @@ def losses_in(folder: Path) -> dict[int, tuple[float, float]]:
     losses = {}
     for step, place in steps_in(folder).items():
         ranked = ranked_by(_json(place / "metrics" / "metrics"))
-        recorded = loss_of(_json(place / "progress" / "metadata"))
+        recorded = loss_of(_record(place))
         losses[step] = (ranked if recorded is None else recorded, ranked)
     return losses
+
+
+def of_another(place: Path, training: str | None) -> bool:
+    """Whether a checkpoint is known to be of another training than that of this identity."""
+    return training is not None and training_of(_record(place)) not in (None, training)
+
+
+def _record(checkpoint: Path) -> Any:
+    return _json(checkpoint / "progress" / "metadata")
 
 
 def require_folders(network: Path) -> None:
@@ -64,24 +73,35 @@ def require_folders(network: Path) -> None:
             )
 
 
-def move_strangers(network: Path, tell: Callable[[str], None]) -> None:
-    """Files, links to nowhere and pipes where a checkpoint would be written, or was."""
+def move_strangers(network: Path, training: str | None, tell: Callable[[str], None]) -> None:
+    """Files, links to nowhere and pipes where a checkpoint would be written, or was.
+
+    And what is another training's: its loss could displace the best one of this.
+    """
     for kind in ("last", "best"):
         for path in steps_in(network / kind).values():
             if not path.is_dir():
-                tell(f"{printable(path)} is no checkpoint; it is in damaged/ now")
-                move_away(path)
+                what = "is no checkpoint"
+            elif of_another(path, training):
+                what = f"is a checkpoint of another training than {printable(network)}"
+            else:
+                continue
+            tell(f"{printable(path)} {what}; it is in damaged/ now")
+            move_away(path)
 
 
 def move_away(checkpoint: Path) -> None:
-    """To `damaged/`; what has that name there goes."""
-    place = checkpoint.parent.parent / "damaged" / checkpoint.name
-    place.parent.mkdir(exist_ok=True)
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place, ignore_errors=True)
-    else:
-        place.unlink(missing_ok=True)
+    """To `damaged/`, under its own name or the next one that is free there."""
+    folder = checkpoint.parent.parent / "damaged"
+    folder.mkdir(exist_ok=True)
+    names = (checkpoint.name + ending for ending in _endings())
+    place = next(folder / name for name in names if not os.path.lexists(folder / name))
     checkpoint.rename(place)
+
+
+def _endings() -> Iterator[str]:
+    yield ""
+    yield from (f".{number}" for number in itertools.count(2))
 
 
 def mend_ranks(folder: Path, tell: Callable[[str], None]) -> None:

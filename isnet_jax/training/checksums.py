@@ -10,28 +10,39 @@ from typing import Any
 import numpy as np
 
 _RECORD, _ARRAYS, _LOSS, _OWN = "record", "checksums", "loss", "checksum"
+_TRAINING = "training"
+_LATER = (_LOSS, _TRAINING)  # What a checkpoint of an earlier version lacks.
 # What a checkpoint of a version without checksums holds.
 _UNSEALED = ("history", "batches", "epoch")
 
 
 def sealed(
-    record: Mapping[str, Any], arrays: Mapping[str, Any], loss: float | None
+    record: Mapping[str, Any],
+    arrays: Mapping[str, Any],
+    loss: float | None,
+    training: str | None,
 ) -> dict[str, Any]:
     """A record (JSON) with the CRC-32 of itself and of the arrays that are stored beside it.
 
     Args:
       arrays: by name; each whole on a device of this process.
       loss: that the checkpoint is ranked by; None if it is not.
+      training: its `identity`; None if it is not known.
     """
     sums = {name: _of_array(array) for name, array in arrays.items()}
-    found = {_RECORD: json.loads(json.dumps(dict(record))), _ARRAYS: sums, _LOSS: loss}
+    plain = json.loads(json.dumps(dict(record)))
+    found = {_RECORD: plain, _ARRAYS: sums, _LOSS: loss, _TRAINING: training}
     return found | {_OWN: _of_record(found)}
 
 
 def loss_of(found: Any) -> float | None:
     """The loss that `sealed` was given; None if it is damaged, or of a version without it."""
-    whole = isinstance(found, dict) and _LOSS in found and _of_record(found) == found.get(_OWN)
-    return found[_LOSS] if whole else None
+    return _whole(found).get(_LOSS)
+
+
+def training_of(found: Any) -> str | None:
+    """The training that `sealed` was given; None likewise."""
+    return _whole(found).get(_TRAINING)
 
 
 def unsealed(found: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,7 +53,7 @@ def unsealed(found: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """
     if isinstance(found, dict) and all(key in found for key in _UNSEALED):
         return found
-    if not isinstance(found, dict) or {*found, _LOSS} != {_RECORD, _ARRAYS, _LOSS, _OWN}:
+    if not isinstance(found, dict) or {*found, *_LATER} != {_RECORD, _ARRAYS, _OWN, *_LATER}:
         raise ValueError("its record of progress is incomplete")
     record, sums = found[_RECORD], found[_ARRAYS]
     if _of_record(found) != found[_OWN]:
@@ -55,6 +66,11 @@ def unsealed(found: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
     return record
 
 
+def _whole(found: Any) -> Mapping[str, Any]:
+    """What `sealed` gave; nothing, where it was changed or is something else."""
+    return found if isinstance(found, dict) and _of_record(found) == found.get(_OWN) else {}
+
+
 def _of_array(array: Any) -> int:
     values = np.ascontiguousarray(array)
     kind = zlib.crc32(f"{values.dtype} {np.shape(array)}".encode())
@@ -62,5 +78,5 @@ def _of_array(array: Any) -> int:
 
 
 def _of_record(found: Mapping[str, Any]) -> int:
-    parts = [found[name] for name in (_RECORD, _ARRAYS, _LOSS) if name in found]
+    parts = [found[name] for name in (_RECORD, _ARRAYS, *_LATER) if name in found]
     return zlib.crc32(json.dumps(parts, sort_keys=True).encode())

@@ -111,8 +111,24 @@ class ModelDescription:
         return Method() if self.method is None else method_from(self.method, "ModelDescription")
 
 
-def write_description(folder: Path, description: ModelDescription) -> None:
-    """Record beside a network's checkpoints what it is.
+@dataclasses.dataclass(frozen=True)
+class _Record(ModelDescription):
+    """What model.json holds.
+
+    Attributes:
+      training: its `identity`, which its checkpoints hold too; None: of an earlier version.
+    """
+
+    training: str | None = None
+
+
+def write_description(
+    folder: Path, description: ModelDescription, training: str | None = None
+) -> None:
+    """Record beside a network's checkpoints what it is; a record that is there stays.
+
+    Args:
+      training: `identity` of its training.
 
     Raises:
       UserError: the folder holds another network.
@@ -126,7 +142,7 @@ def write_description(folder: Path, description: ModelDescription) -> None:
                 "Choose another folder."
             )
         return
-    write_record(folder / DESCRIPTION, dataclasses.asdict(description))
+    write_record(folder / DESCRIPTION, dataclasses.asdict(description) | {"training": training})
 
 
 def read_description(folder: Path) -> ModelDescription:
@@ -135,6 +151,21 @@ def read_description(folder: Path) -> ModelDescription:
     Raises:
       UserError: there is none, or its record is incomplete.
     """
+    names = [field.name for field in dataclasses.fields(ModelDescription)]
+    record = _read(folder)
+    return ModelDescription(**{name: getattr(record, name) for name in names})
+
+
+def training_in(folder: Path) -> str | None:
+    """`identity` of the training in a folder; None where it is not known.
+
+    Raises:
+      UserError: the network's record is incomplete.
+    """
+    return _read(folder).training if (folder / DESCRIPTION).is_file() else None
+
+
+def _read(folder: Path) -> _Record:
     file = folder / DESCRIPTION
     if not file.is_file():
         nearby = sorted(str(path.parent) for path in folder.glob(f"*/{DESCRIPTION}"))
@@ -145,7 +176,7 @@ def read_description(folder: Path) -> ModelDescription:
             f"isnet/ have.{hint}"
         )
     return read_record(
-        ModelDescription,
+        _Record,
         file,
         "Delete it and the run's metrics.json, and give the command of its training again: both "
         "are written anew.",

@@ -15,6 +15,7 @@ from isnet_jax.training.checkpoint import Checkpoints
 from isnet_jax.training.config import TrainConfig
 from isnet_jax.training.description import ModelDescription, write_description
 from isnet_jax.training.distributed import first_then_all, stops_with_the_others
+from isnet_jax.training.identity import identity
 from isnet_jax.training.mesh import StepCost
 from isnet_jax.training.metrics import NonFiniteError, Record
 from isnet_jax.training.nonfinite import diverged
@@ -85,7 +86,8 @@ def fit(
     description, training, train, validation = set_up(
         description, training, train, validation, earlier
     )
-    first_then_all(lambda: write_description(folder, description))
+    made_of = description, training, train, validation
+    first_then_all(lambda: write_description(folder, description, identity(*made_of)))
     with (
         Termination() as termination,
         Checkpoints(folder, training.checkpoints, observer.on_notice) as checkpoints,

@@ -35,6 +35,7 @@ from isnet_jax.training import (
 )
 from isnet_jax.training.arrays import flattened
 from isnet_jax.training.description import write_description
+from isnet_jax.training.identity import identity
 from isnet_jax.training.progress import check_progress
 
 SPLITS = {"train": split(24), "validation": split(8, 1), "test": split(8, 2)}
@@ -137,7 +138,8 @@ def start(out: Path) -> Start:
     training = options.training_of("isnet")
     like = _fresh(description, training)
     with run_folder.lock(out):
-        write_description(out / "isnet", description)
+        made_of = description, training, SPLITS["train"], SPLITS["validation"]
+        write_description(out / "isnet", description, identity(*made_of))
         with Checkpoints(out / "isnet", training.checkpoints, told.append) as checkpoints:
             batches = training.batches(SPLITS["train"])
             resumed = checkpoints.resume(like, lambda f: check_progress(f, batches.get_state(), ()))
