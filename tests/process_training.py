@@ -1,9 +1,9 @@
 """One process of a training of several, for tests/training/test_distributed.py:
 
-    python process_training.py FOLDER RESULT COORDINATOR COUNT INDEX TIMEOUT PAUSE
+    python process_training.py FOLDER RESULT COORDINATOR COUNT INDEX TIMEOUT PAUSE SINCE
 
-It prints "start N", "step N", "epoch N" as it goes, with PAUSE seconds after each step; the first
-writes parameters and history to RESULT.
+It prints "start N", "step N", "epoch N" as it goes, with PAUSE seconds after each step from the
+one of number SINCE on; the first writes parameters and history to RESULT.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ TRAINING = dataclasses.replace(
 
 
 class Pausing(Printing):
-    def __init__(self, folder: Path, pause: float):
+    def __init__(self, folder: Path, pause: float, since: int):
         super().__init__(folder, 36 // 8)
-        self.pause = pause
+        self.pause, self.since = pause, since
 
     def on_step(self, step, metrics):
         super().on_step(step, metrics)
-        time.sleep(self.pause)
+        if step >= self.since:
+            time.sleep(self.pause)
 
 
 def end_writes_late() -> None:
@@ -49,11 +50,13 @@ def end_writes_late() -> None:
     MultihostSynchronizedValue.set = tell
 
 
-def main(folder: Path, result: Path, processes: DistributedConfig, pause: float) -> None:
+def main(
+    folder: Path, result: Path, processes: DistributedConfig, pause: float, since: int
+) -> None:
     processes.connect()
     if processes.index == 1:
         end_writes_late()
-    observer = Pausing(folder, pause)
+    observer = Pausing(folder, pause, since)
     with exit_codes():
         model, history = fit(SMALL, TRAINING, split(36), split(20, 1), folder, observer)
     if is_first():
@@ -61,7 +64,6 @@ def main(folder: Path, result: Path, processes: DistributedConfig, pause: float)
 
 
 if __name__ == "__main__":
-    folder, result, coordinator, *numbers, pause = sys.argv[1:]
-    main(
-        Path(folder), Path(result), DistributedConfig(coordinator, *map(int, numbers)), float(pause)
-    )
+    folder, result, coordinator, *numbers, pause, since = sys.argv[1:]
+    processes = DistributedConfig(coordinator, *map(int, numbers))
+    main(Path(folder), Path(result), processes, float(pause), int(since))

@@ -18,13 +18,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from isnet_jax.errors import Terminated, UserError
-from isnet_jax.training.lifeline import relay
+from isnet_jax.training.lifeline import Front, relay
 from isnet_jax.training.termination import ended_at_once, listen
 
 T = TypeVar("T")
 
 _MESSAGE_BYTES = 4096
-_GRACE = 5  # Seconds in which a step with the others fails by itself.
+_GRACE = 5  # Seconds, at most, in which a step with the others fails by itself.
 _OF_THE_RUNTIME = re.compile(r"[A-Z_]+: ")  # A status, such as UNKNOWN or DEADLINE_EXCEEDED.
 _MEETING = 300  # Seconds that all processes have to start in, at least.
 _ENDING = 24 * 3600  # Seconds that the others wait for the first one's tests and report.
@@ -89,15 +89,18 @@ class DistributedConfig:
         if not self.coordinator:
             return
         given: dict[str, Any] = {}
+        front = None
         if self.coordinator != "auto":
-            others = self.index > 0
-            given = {
-                "coordinator_address": relay(self.coordinator, _stop_unless_over)
-                if others
-                else self.coordinator,
-                "num_processes": self.count,
-                "process_id": self.index,
-            }
+            given = {"num_processes": self.count, "process_id": self.index}
+            if self.index == 0:
+                front = self._front()
+                given |= dict.fromkeys(
+                    ("coordinator_address", "coordinator_bind_address"), front.address
+                )
+            else:
+                given["coordinator_address"] = relay(
+                    self.coordinator, lambda: self._stop_unless_over("the first process")
+                )
         # A service of JAX's would take SIGTERM, look once a second, and agree by a barrier.
         jax.config.update("jax_enable_preemption_service", False)
         try:
@@ -109,12 +112,30 @@ class DistributedConfig:
                     shutdown_timeout_seconds=_ENDING,
                 )
             listen()
+            if front is not None:
+                front.watch()
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"processes: could not meet the others ({str(error).splitlines()[0]}). Start all "
                 f"{self.count} within {self.meeting} s of each other, with the "
                 "first one's HOST:PORT as coordinator."
             ) from error
+
+    def _front(self) -> Front:
+        port = int(self.coordinator.rpartition(":")[2])
+        try:
+            return Front(port, lambda: self._stop_unless_over("another process"))
+        except OSError as error:
+            raise UserError(
+                f"processes: the port of the coordinator {self.coordinator} cannot be had "
+                f"({error.strerror or error}). Choose another one, for all of them."
+            ) from error
+
+    def _stop_unless_over(self, whom: str) -> None:
+        """One is gone: a while later this one is too, unless both have just ended."""
+        time.sleep(min(_GRACE, self.timeout / 2))
+        if jax.distributed.is_initialized():
+            _stop(f"the connection to {whom} broke")
 
 
 def is_first() -> bool:
@@ -197,13 +218,6 @@ def _end(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _stop_unless_over() -> None:
-    """The first process is gone: a while later this one is too, unless both have just ended."""
-    time.sleep(_GRACE)
-    if jax.distributed.is_initialized():
-        _stop("the connection to the first process broke")
 
 
 def agreed(numbers: dict[str, float]) -> dict[str, float]:

@@ -47,12 +47,21 @@ def start_each(arguments: Callable[[str, int], list]) -> Iterator[list[subproces
             process.stderr.close()
 
 
-def program(folder: Path, coordinator: str, count: int, index: int, pause: float = 0) -> list:
-    return [PROGRAM, folder, folder.with_suffix(".npz"), coordinator, count, index, TIMEOUT, pause]
+def program(
+    folder: Path, coordinator: str, count: int, index: int, pause: float = 0, since: int = 0
+) -> list:
+    processes = coordinator, count, index, TIMEOUT
+    return [PROGRAM, folder, folder.with_suffix(".npz"), *processes, pause, since]
 
 
-def start_both(folder: Path, pause: float = 0):
-    return start_each(lambda coordinator, index: program(folder, coordinator, 2, index, pause))
+def start_both(folder: Path, pause: float = 0, since: int = 0):
+    return start_each(lambda place, index: program(folder, place, 2, index, pause, since))
+
+
+def go_on_alone(folder: Path) -> int:
+    """In one process with two devices; the step that it starts from."""
+    ((told, _),) = finished(start(program(folder, "", 1, 0), devices=2))
+    return int(told.splitlines()[0].removeprefix("start "))
 
 
 def printed(process: subprocess.Popen, words: str) -> str:
@@ -89,7 +98,8 @@ def test_two_processes_do_what_one_does(single: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_stops_the_other_and_they_go_on(single: Path, tmp_path: Path, victim: int):
-    with start_both(tmp_path / "two") as running:
+    """While it waits for it, and while it is busy with something else."""
+    with start_both(tmp_path / "two", pause=30 * victim, since=6) as running:
         assert printed(running[victim], "start") == "start 0"
         assert printed(running[victim], "step 6")
         running[victim].kill()
@@ -103,9 +113,8 @@ def test_a_killed_process_stops_the_other_and_they_go_on(single: Path, tmp_path:
         with start_both(tmp_path / "two") as again:
             assert printed(again[0], "start") in ("start 4", "start 8")  # Where it was saved.
             finished(*again)
-    else:  # One process with two devices can go on as well.
-        alone = start(program(tmp_path / "two", "", 1, 0), devices=2)
-        assert finished(alone)[0][0].startswith(("start 4\n", "start 8\n"))
+    else:
+        assert go_on_alone(tmp_path / "two") == 4
     same(tmp_path / "two", single)
 
 
@@ -124,9 +133,7 @@ def test_sigterm_to_one_process_ends_both_at_the_same_step(
         assert [process.returncode for process in running] == [143, 143], told
     saved = {re.search(r"ended by SIGTERM; (step|epoch) \d+ is saved", text)[0] for text in told}
     assert len(saved) == 1
-    with start_both(tmp_path / "two") as again:
-        assert int(printed(again[0], "start").split()[1]) >= (5 if when == "start" else 6)
-        finished(*again)
+    assert go_on_alone(tmp_path / "two") >= (5 if when == "start" else 6)
     same(tmp_path / "two", single)
 
 
@@ -164,7 +171,10 @@ def test_an_error_of_one_process_ends_both(tmp_path: Path):
         ]  # fmt: skip
 
     with start_each(command) as running:
-        told = [process.communicate(timeout=120)[1] for process in running]
+        _, told = running[1].communicate(timeout=120)
+        ended = time.monotonic()
+        told = [running[0].communicate(timeout=120)[1], told]
+        assert time.monotonic() - ended < TIMEOUT
     assert [process.returncode for process in running] == [distributed.LOST, 2], told
     assert "Most likely one of them has stopped" in told[0]
     assert "is a file; expected an output folder" in told[1]
