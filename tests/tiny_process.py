@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import resource
 import signal
@@ -11,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import tiny_training
 
-PROGRAM = Path(__file__).with_name("tiny_training.py")
+PROGRAM = Path(tiny_training.__file__)
 
 
 def train(
@@ -57,6 +60,14 @@ def train(
         found = process.wait()
     assert found == status, lines
     return lines
+
+
+def train_here(folder: Path, result: Path, *options: int) -> list[str]:
+    """The same in this process, to the end."""
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        tiny_training.main(folder, result, *options)
+    return told.getvalue().splitlines()
 
 
 def assert_same_results(found: Path, expected: Path) -> None:

@@ -7,7 +7,6 @@ the storage comes to it.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import sys
 from collections.abc import Iterator
@@ -35,9 +34,11 @@ def stay_silent_about(checkpoint: Path) -> None:
     _failed.add(str(checkpoint))
 
 
-@functools.cache
 def _install() -> None:
+    """Again where somebody has put back a hook of before."""
     before = sys.unraisablehook
+    if before.__module__ == __name__:
+        return
 
     def hook(raised: Any) -> None:
         if str(raised.exc_value) != "Event loop is closed" or not (_scopes or _failed):

@@ -1,6 +1,8 @@
 """The main job through the command line: what it writes, what it refuses, what it does again."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import platform
 import re
@@ -30,11 +32,18 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
-    """The folder of a run of the main job, made by its command."""
+def made(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> tuple[Path, str]:
+    """The folder of a run of the main job, made by its command, and what that printed."""
     out = tmp_path_factory.mktemp("runs") / "a long name" / ("x" * 80)
-    main(command(out, data_dir))
-    return out
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        main(command(out, data_dir, "--parallel", "pmap"))
+    return out, told.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(made: tuple[Path, str]) -> Path:
+    return made[0]
 
 
 def command(out: Path, data_dir: Path, *more: str) -> list[str]:
@@ -96,17 +105,18 @@ def test_a_profile_of_steps_that_are_not_made(tmp_path: Path, data_dir: Path, ca
     assert not (tmp_path / "out").exists()
 
 
-def test_the_cost_of_a_step_is_told(finished: Path, data_dir: Path, tmp_path: Path, capsys):
-    main(command(tmp_path / "out", data_dir, "--parallel", "pmap"))
-    told = capsys.readouterr().out
-    assert re.search(r"isnet: [\d,]+ parameters, 1 device, [\d.]+ GFLOP a step, [\d.]+ MiB", told)
-    settings = [run_folder.read(folder) for folder in (finished, tmp_path / "out")]
-    assert settings[0] == settings[1], "the devices do not make another run"
+def test_the_cost_of_a_step_is_told(made: tuple[Path, str]):
+    found = r"isnet: [\d,]+ parameters, 1 device, [\d.]+ GFLOP a step, [\d.]+ MiB"
+    assert re.search(found, made[1])
 
 
-def test_a_finished_run_is_shown_again_and_not_touched(finished: Path, data_dir: Path, capsys):
+@pytest.mark.parametrize("parallel", ["auto", "pmap", "mesh"])
+def test_a_finished_run_is_shown_again_and_not_touched(
+    finished: Path, data_dir: Path, capsys: pytest.CaptureFixture[str], parallel: str
+):
+    """The devices do not make another run."""
     before = contents(finished)
-    main(command(finished, data_dir))
+    main(command(finished, data_dir, "--parallel", parallel))
     assert contents(finished) == before
     shown = capsys.readouterr().out
     assert "is finished" in shown

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import fake_devices
-from tiny_process import assert_same_results, train
+from tiny_process import assert_same_results, train, train_here
 from tiny_training import ISNET, PLAIN, SMALL, Silent, split, timeless
 
 from isnet_jax import UserError
@@ -34,7 +34,7 @@ from isnet_jax.training.metrics import EpochMetrics
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of a run that is left alone and saves at the ends of epochs only."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    train(folder / "run", folder / "result.npz")
+    train_here(folder / "run", folder / "result.npz")
     return folder / "result.npz"
 
 
@@ -61,7 +61,7 @@ def test_killed_between_and_in_the_middle_of_epochs(tmp_path: Path, expected: Pa
     lines = train(run, result, stop=lambda line: line == "step 6")
     assert started_at(lines) == 0
     assert started_at(train(run, result, stop=lambda line: line == "epoch 2")) == 4
-    assert started_at(train(run, result)) in (4, 8)
+    assert started_at(train_here(run, result)) in (4, 8)
     assert_same_results(result, expected)
 
 
@@ -77,7 +77,7 @@ def test_killed_inside_a_save(tmp_path: Path, expected: Path):
 
     train(run, result, 2, stop=while_writing)
     assert being_written(run)
-    lines = train(run, result, 2)
+    lines = train_here(run, result, 2)
     assert started_at(lines) == 4
     assert not being_written(run)
     assert_same_results(result, expected)
@@ -119,7 +119,7 @@ def test_sigterm_saves_the_step_and_exits_with_143(tmp_path: Path, expected: Pat
     saved = max(steps_saved(run))
     assert saved in (6, 7, 8)
     assert any("the same command goes on" in line for line in lines)
-    assert started_at(train(run, result)) == saved
+    assert started_at(train_here(run, result)) == saved
     assert_same_results(result, expected)
 
 
@@ -139,7 +139,7 @@ def test_a_full_disk(tmp_path: Path, expected: Path):
     assert re.search(r"could not be written.*File too large.*steps \[4\] are whole", text)
     assert re.search(r"Make room on the disk.*the same command", text)
     assert steps_saved(run) == [4]
-    assert started_at(train(run, result)) == 4
+    assert started_at(train_here(run, result)) == 4
     assert_same_results(result, expected)
 
 
