@@ -28,19 +28,47 @@ class Traced:
             results = _run(self._closed, [np.asarray(leaf) for leaf in jax.tree.leaves(arguments)])
         return jax.tree.unflatten(jax.tree.structure(self._shapes), results)
 
+    def only(self, name: str) -> Callable[..., Any]:
+        """One of the arrays that it gives by name, by no more operations than that takes."""
+        places = [path for path, _ in jax.tree_util.tree_flatten_with_path(self._shapes)[0]]
+        number = places.index((jax.tree_util.DictKey(name),))
+        results = self._closed.jaxpr.outvars[number : number + 1]
+        equations = _needed(self._closed.jaxpr.eqns, results)
+
+        def run(*arguments):
+            inputs = [np.asarray(leaf) for leaf in jax.tree.leaves(arguments)]
+            with np.errstate(all="ignore"):
+                return _values(self._closed, equations, results, inputs)[0]
+
+        return run
+
+
+def _needed(equations, results) -> list[Any]:
+    needed, kept = {*map(id, results)}, []
+    for equation in reversed(equations):
+        if not needed.isdisjoint(map(id, equation.outvars)):
+            kept.append(equation)
+            needed.update(map(id, equation.invars))
+    return kept[::-1]
+
 
 def _run(body, inputs) -> list[Any]:
-    jaxpr, consts = (body.jaxpr, body.consts) if isinstance(body, ClosedJaxpr) else (body, ())
-    variables = (*jaxpr.constvars, *jaxpr.invars)
-    values = dict(zip(variables, (*map(np.asarray, consts), *inputs), strict=True))
+    closed = body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, ())
+    return _values(closed, closed.jaxpr.eqns, closed.jaxpr.outvars, inputs)
+
+
+def _values(closed, equations, results, inputs) -> list[Any]:
+    """Of these results, by these of the equations."""
+    variables = (*closed.jaxpr.constvars, *closed.jaxpr.invars)
+    values = dict(zip(variables, (*map(np.asarray, closed.consts), *inputs), strict=True))
 
     def read(v):
         return np.asarray(v.val) if isinstance(v, Literal) else values[v]
 
-    for equation in jaxpr.eqns:
+    for equation in equations:
         outputs = _equation(equation, [read(v) for v in equation.invars])
         values.update(zip(equation.outvars, outputs, strict=True))
-    return [read(v) for v in jaxpr.outvars]
+    return [read(v) for v in results]
 
 
 def _equation(equation, inputs) -> list[Any]:
