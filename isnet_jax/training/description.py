@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +123,14 @@ class _Record(ModelDescription):
 
 
 def write_description(
-    folder: Path, description: ModelDescription, training: str | None = None
+    folder: Path,
+    description: ModelDescription,
+    training: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Record beside a network's checkpoints what it is; a record that is there stays.
 
     Args:
-      training: `identity` of its training.
+      training: gives the `identity` of its training; not called for a record that is there.
 
     Raises:
       UserError: the folder holds another network.
@@ -142,7 +144,7 @@ def write_description(
                 "Choose another folder."
             )
         return
-    write_record(folder / DESCRIPTION, dataclasses.asdict(description) | {"training": training})
+    write_record(folder / DESCRIPTION, dataclasses.asdict(description) | {"training": training()})
 
 
 def read_description(folder: Path) -> ModelDescription:

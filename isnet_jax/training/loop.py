@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -86,8 +87,8 @@ def fit(
     description, training, train, validation = set_up(
         description, training, train, validation, earlier
     )
-    made_of = description, training, train, validation
-    first_then_all(lambda: write_description(folder, description, identity(*made_of)))
+    made_of = functools.partial(identity, description, training, train, validation)
+    first_then_all(lambda: write_description(folder, description, made_of))
     with (
         Termination() as termination,
         Checkpoints(folder, training.checkpoints, observer.on_notice) as checkpoints,

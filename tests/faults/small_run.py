@@ -139,7 +139,7 @@ def start(out: Path) -> Start:
     like = _fresh(description, training)
     with run_folder.lock(out):
         made_of = description, training, SPLITS["train"], SPLITS["validation"]
-        write_description(out / "isnet", description, identity(*made_of))
+        write_description(out / "isnet", description, lambda: identity(*made_of))
         with Checkpoints(out / "isnet", training.checkpoints, told.append) as checkpoints:
             batches = training.batches(SPLITS["train"])
             resumed = checkpoints.resume(like, lambda f: check_progress(f, batches.get_state(), ()))

@@ -1,6 +1,7 @@
 """Two processes on loopback: equal to one, killed and started again."""
 
 import contextlib
+import random
 import re
 import signal
 import socket
@@ -135,6 +136,40 @@ def test_sigterm_to_one_process_ends_both_at_the_same_step(
     assert len(saved) == 1
     assert go_on_alone(tmp_path / "two") >= (5 if when == "start" else 6)
     same(tmp_path / "two", single)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL], ids=lambda by: by.name)
+def test_twenty_signals(single: Path, tmp_path: Path, by: signal.Signals):
+    """At any moment of a training, the compilation of its step included."""
+    draw = random.Random(0)
+    folder, finished_runs, seconds = tmp_path / "run0", 0, []
+    for number in range(20):
+        victim = number % 2
+        with start_both(folder, pause=0.3) as running:
+            printed(running[victim], "start")
+            time.sleep(draw.uniform(0, 6))
+            before = running[victim].poll()
+            running[victim].send_signal(by)
+            sent = time.monotonic()
+            told = [process.communicate(timeout=120)[1] for process in running]
+            seconds.append(time.monotonic() - sent)
+            codes = [process.returncode for process in running]
+        if before is None:
+            ended = [143, 143]
+            if by == signal.SIGKILL:
+                ended = [distributed.LOST] * 2
+                ended[victim] = -signal.SIGKILL
+            assert codes == ended, (number, told)
+            assert seconds[-1] < TIMEOUT
+            assert "Traceback" not in "".join(told)
+        if folder.with_suffix(".npz").exists():
+            same(folder, single)
+            finished_runs += 1
+            folder = tmp_path / f"run{finished_runs}"
+    go_on_alone(folder)
+    same(folder, single)
+    print(f"20 x {by.name}: {finished_runs} runs went to their end, at most {max(seconds):.1f} s")
 
 
 def test_the_command_in_two_processes(tmp_path: Path):
