@@ -1,7 +1,5 @@
 """The step on eight devices against the step on one, for tests/training/test_step.py."""
 
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,4 +73,6 @@ def main(config: ISNetConfig | Classification) -> None:
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    main(OBJECTIVES[sys.argv[1]])
+    for kind, config in OBJECTIVES.items():
+        print(kind, flush=True)
+        main(config)

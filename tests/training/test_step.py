@@ -115,11 +115,10 @@ def test_the_callers_model_stays_in_its_mode(config):
     assert nnx.graphdef(model) == before
 
 
-@pytest.mark.parametrize("kind", ["plain", "isnet", "fraction"])
-def test_eight_devices_do_what_one_does(kind):
+def test_eight_devices_do_what_one_does():
     """Random choices included. In a process of its own: JAX settles its devices when it starts."""
     done = subprocess.run(
-        [sys.executable, str(HERE.parents[1] / "several_devices.py"), kind],
+        [sys.executable, str(HERE.parents[1] / "several_devices.py")],
         env=fake_devices(8), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
