@@ -44,7 +44,7 @@ def end_writes_late() -> None:
 
     def tell(self, value):
         if threading.current_thread() is not threading.main_thread():
-            time.sleep(1)
+            time.sleep(0.3)
         told(self, value)
 
     MultihostSynchronizedValue.set = tell
