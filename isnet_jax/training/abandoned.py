@@ -29,7 +29,7 @@ def abandoned_work_is_silent() -> Iterator[None]:
 
 
 def stay_silent_about(checkpoint: Path) -> None:
-    """For the rest of the process: reads or writes of this checkpoint have failed."""
+    """For the rest of the process: reads or writes of it have failed, or of all in a folder."""
     _install()
     _failed.add(str(checkpoint))
 
@@ -49,7 +49,8 @@ def _install() -> None:
 
 
 def _is_told(record: logging.LogRecord) -> bool:
-    if "exception was never retrieved" not in record.getMessage():
+    told = record.getMessage()
+    if "exception was never retrieved" not in told:
         return True
     error = str(record.exc_info[1]) if record.exc_info else ""
-    return not (_scopes or any(place in error for place in _failed))
+    return not (_scopes or (_failed and "orbax" in told) or any(p in error for p in _failed))
