@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from isnet_jax.errors import UserError, printable
 from isnet_jax.files import read_regular, write_atomically
-from isnet_jax.training.checksums import loss_of, training_of
+from isnet_jax.training.checksums import is_of_another, loss_of
 
 LOSS = "validation_loss"
 
@@ -50,11 +50,6 @@ def losses_in(folder: Path) -> dict[int, tuple[float, float]]:
     return losses
 
 
-def of_another(place: Path, training: str | None) -> bool:
-    """Whether a checkpoint is known to be of another training than that of this identity."""
-    return training is not None and training_of(_record(place)) not in (None, training)
-
-
 def _record(checkpoint: Path) -> Any:
     return _json(checkpoint / "progress" / "metadata")
 
@@ -82,7 +77,7 @@ def move_strangers(network: Path, training: str | None, tell: Callable[[str], No
         for path in steps_in(network / kind).values():
             if not path.is_dir():
                 what = "is no checkpoint"
-            elif of_another(path, training):
+            elif is_of_another(_record(path), training):
                 what = f"is a checkpoint of another training than {printable(network)}"
             else:
                 continue

@@ -40,9 +40,9 @@ def loss_of(found: Any) -> float | None:
     return _whole(found).get(_LOSS)
 
 
-def training_of(found: Any) -> str | None:
-    """The training that `sealed` was given; None likewise."""
-    return _whole(found).get(_TRAINING)
+def is_of_another(found: Any, training: str | None) -> bool:
+    """Whether `sealed` was given another training than this; not where one of them is not known."""
+    return training is not None and _whole(found).get(_TRAINING) not in (None, training)
 
 
 def unsealed(found: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:

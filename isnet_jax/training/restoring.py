@@ -15,8 +15,8 @@ import orbax.checkpoint as ocp
 from isnet_jax.errors import UserError, printable
 from isnet_jax.training.abandoned import stay_silent_about
 from isnet_jax.training.arrays import flattened, unflattened
-from isnet_jax.training.checkpoint_folders import losses_in, of_another
-from isnet_jax.training.checksums import unsealed
+from isnet_jax.training.checkpoint_folders import losses_in
+from isnet_jax.training.checksums import is_of_another, unsealed
 
 START_ANEW = "Delete that folder to go on without it."
 
@@ -87,7 +87,7 @@ def restored(
             )
             found: Any = manager.restore(step, args=arguments)
             progress = unsealed(found["progress"], found["state"])
-            if of_another(Path(place), training):
+            if is_of_another(found["progress"], training):
                 raise ValueError("it is another training's")
             if (own := int(found["state"]["step"])) != step:
                 raise ValueError(f"it is that of step {own}")
